@@ -1,0 +1,90 @@
+import type { Compression, PathInfo } from '../../protocol/path-info.ts'
+import type { BaseName, HashPart, StorePath } from '../../protocol/store-path.ts'
+import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
+
+/** What a holder is: a live Nix store, a cache directory; later a drive, a peer, an upstream cache. */
+export type HolderKind = 'nix-store' | 'cache-dir' | 'drive' | 'peer' | 'upstream'
+
+/**
+ * The fact that a holder has a path, as it was when asked: a value, valid until {@link Holder.isCurrent} says no.
+ */
+export interface Holding {
+  readonly info: PathInfo
+  /**
+   * Changes whenever the bytes behind the holding may have: registration id and root inode of a live path;
+   * device, inode, size, mtime and ctime of narinfo and NAR file of a cache directory. Two holdings with one identity have the
+   * same bytes, so a verification of one stands for the other. Opaque, under 200 characters.
+   */
+  readonly identity: string
+  /** True where the host itself built the path (Nix's `ultimate`): its word is enough, no signature needed. */
+  readonly builtHere: boolean
+  /** How the NAR lies there: a live store's is made on the fly and 'none'. */
+  readonly compression: Compression
+  /** Bytes of the NAR file as it lies there; undefined for a live store. */
+  readonly fileSize?: number | undefined
+}
+
+/** What a full read of a holding's NAR found. */
+export interface Verification {
+  /** Undefined when the NAR is what the path info says: strict grammar, size and SHA-256. */
+  readonly problem?: Error | undefined
+}
+
+/** A listing, log or debug file: small text or bytes held in memory. */
+export type SmallFile = Buffer
+
+/**
+ * Anything that can give a path's NAR. Few verbs, one contract, one conformance suite (test/daemon/holders/conformance.ts).
+ *
+ * - Every verb tells what is there *now*: a path that appeared or vanished a moment ago is seen.
+ * - What is malformed or unreadable is absent: verbs return undefined (and say so once in `problem` events), they do not throw for
+ *   hostile content. They throw NarwharfError HOLDER_UNREADABLE only when the whole holder is out of reach.
+ * - Nothing here decides trust.
+ */
+export interface Holder {
+  /** Stable over restarts: `nix-store:/nix/store`, `cache-dir:/var/lib/narwharf/cache`. */
+  readonly id: string
+  readonly kind: HolderKind
+  /** The store directory its paths are below; other store directories are not offered. */
+  readonly storeDir: string
+  open(): Promise<void>
+  close(): Promise<void>
+
+  /** The holding of that hash part, or undefined. A local holder answers synchronously: it stands on the narinfo hot path. */
+  find(hashPart: HashPart): Holding | undefined | Promise<Holding | undefined>
+
+  /** Whether a holding found earlier still stands, much cheaper than finding it again (microseconds). */
+  isCurrent(holding: Holding): boolean
+
+  /**
+   * Uncompressed NAR bytes from `offset` (default 0) up to `end` (exclusive, default the NAR's size).
+   * The stream throws HOLDING_GONE when the path vanished, NAR_MISMATCH when fewer or more bytes come than promised.
+   * It does not check the hash: {@link verify} does.
+   */
+  openNar(holding: Holding, range?: ByteRange): ByteStream
+
+  /** The NAR file's bytes as they lie there (compressed): only where `holding.compression` is not 'none' or the file is a plain NAR file. */
+  openFile?(holding: Holding, range?: ByteRange): ByteStream
+
+  /** Reads the whole NAR once, strictly, in constant memory. `signal` stops it early (then it rejects with AbortError). */
+  verify(holding: Holding, signal?: AbortSignal): Promise<Verification>
+
+  /** The `.ls` listing (JSON text, with narOffset), or undefined. */
+  listing(holding: Holding): Promise<SmallFile | undefined>
+  /** A build log by the derivation's base name, uncompressed text, or undefined. */
+  log(derivation: BaseName): Promise<SmallFile | undefined>
+  /** A realisation's JSON by its id (`sha256:<hash>!<output>`, the old scheme) or undefined. */
+  realisation(id: string): Promise<SmallFile | undefined>
+  /** A build trace entry (Nix >= 2.35) by derivation base name and output name. */
+  buildTrace(derivation: BaseName, output: string): Promise<SmallFile | undefined>
+  /** Which store path has the debug file of that build id (40 hex digits), and where in it. */
+  debugInfo(buildId: string): Promise<{ storePath: StorePath; member: string } | undefined>
+
+  /** A file inside a held path, small (<= limit bytes), for proofs: a .drv, a text file. Undefined when absent or larger. */
+  readFile(holding: Holding, pathInside: string, limit: number): Promise<Buffer | undefined>
+
+  /** Every store path held, in no particular order: may take long, must not block (yields between batches), memory bounded. */
+  paths(): AsyncIterable<readonly StorePath[]>
+  /** A number that changes whenever `paths()` may differ from before (cheap). */
+  generation(): number | string
+}

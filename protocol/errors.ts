@@ -1,0 +1,138 @@
+// Every error narwharf raises about data or state has a code from this table; docs/errors.md lists the same codes
+// (a test keeps the two equal). `message` says what happened with {fields} filled from the error's data, `hint` what
+// to do about it. Codes are stable: scripts and the API lean on them.
+
+/** One row of the table: the sentence (with `{field}` holes) and what the reader can do. */
+export interface ErrorEntry {
+  readonly message: string
+  readonly hint: string
+}
+
+/** The table. Grouped by the format or room that raises the code; rooms of daemon/ add theirs below protocol's. */
+export const ERRORS = {
+  NIX32_INVALID: {
+    message: 'invalid nix32 text {value}: {problem}',
+    hint: 'nix32 uses 0-9 and a-z without e, o, u and t',
+  },
+  HASH_INVALID: {
+    message: 'invalid hash {value}: {problem}',
+    hint: 'write a hash as sha256:<nix32|hex|base64> or in SRI form, sha256-<base64>',
+  },
+  HASH_NOT_TRUSTED: {
+    message: 'hash algorithm {algorithm} cannot anchor trust',
+    hint: 'use sha256',
+  },
+  STORE_PATH_INVALID: {
+    message: 'invalid store path {value}: {problem}',
+    hint: 'a store path looks like /nix/store/<32 characters>-<name>',
+  },
+  NARINFO_INVALID: {
+    message: 'invalid narinfo: {problem}',
+    hint: 'whoever wrote the narinfo must write it again; it is treated as absent',
+  },
+  CACHE_INFO_INVALID: {
+    message: 'invalid nix-cache-info: {problem}',
+    hint: 'the file needs at least a line "StoreDir: /nix/store"',
+  },
+  KEY_INVALID: {
+    message: 'invalid key: {problem}',
+    hint: 'a key looks like name:base64, as nix-store --generate-binary-cache-key writes it',
+  },
+  SIGNATURE_INVALID: {
+    message: 'invalid signature {value}: {problem}',
+    hint: 'a signature looks like name:base64 with 64 bytes behind the colon',
+  },
+  CONTENT_ADDRESS_INVALID: {
+    message: 'invalid content address {value}: {problem}',
+    hint: 'a content address looks like fixed:r:sha256:<hash> or text:sha256:<hash>',
+  },
+  REALISATION_INVALID: {
+    message: 'invalid realisation: {problem}',
+    hint: 'whoever wrote the realisation must write it again; it is treated as absent',
+  },
+  DERIVATION_INVALID: {
+    message: 'invalid derivation: {problem} (at byte {offset})',
+    hint: 'the .drv file is damaged or not a derivation; fetch it again',
+  },
+  NAR_INVALID: {
+    message: 'invalid NAR: {problem} (at byte {offset})',
+    hint: 'the NAR is damaged or forged; it is not passed on and another holder is tried',
+  },
+  NAR_MISMATCH: {
+    message: 'NAR of {path} has {field} {actual}, expected {expected}',
+    hint: 'the copy is damaged; it is not passed on and another holder is tried',
+  },
+  HOLDING_GONE: {
+    message: '{path} is no longer held by {holder}',
+    hint: 'it was garbage-collected or deleted; another holder is tried',
+  },
+  HOLDER_UNREADABLE: {
+    message: '{holder} cannot be read: {problem}',
+    hint: 'check that the path exists and that the daemon may read it; narwharf doctor says more',
+  },
+  COMPRESSION_UNKNOWN: {
+    message: 'unknown compression {compression}',
+    hint: 'known are none, xz, zstd, bzip2, gzip and br',
+  },
+  COMPRESSED_DATA_INVALID: {
+    message: '{compression} data is damaged: {problem}',
+    hint: 'the file is damaged; another holder is tried',
+  },
+  CATALOG_TOO_NEW: {
+    message: 'the catalog {file} has schema {found}, this narwharf knows up to {known}',
+    hint: 'it was written by a newer narwharf: run that one, or start with another state directory',
+  },
+  CONFIG_INVALID: {
+    message: 'configuration {file}: {problem}',
+    hint: 'narwharf.example.json lists every key with its default',
+  },
+  STATE_DIR_BUSY: {
+    message: 'another narwharf daemon (pid {pid}) uses {dir}',
+    hint: 'stop it first, or give this one a state directory of its own with --state-dir',
+  },
+} as const satisfies Record<string, ErrorEntry>
+
+/** A code of {@link ERRORS}. */
+export type ErrorCode = keyof typeof ERRORS
+
+/** Facts that fill the message: paths, fields, values. Never secrets: they end up in logs. */
+export type ErrorData = Readonly<Record<string, string | number | undefined>>
+
+/** How much of an offending value an error quotes: enough to recognise it, too little to flood a log. */
+const QUOTED_CHARACTERS = 120
+
+const quote = (value: string | number | undefined): string => {
+  const text = String(value)
+  return text.length > QUOTED_CHARACTERS ? `${text.slice(0, QUOTED_CHARACTERS)}…` : text
+}
+
+/** An error with a stable code, the facts, and a hint how to mend it. */
+export class NarwharfError extends Error {
+  override readonly name = 'NarwharfError'
+  readonly code: ErrorCode
+  readonly data: ErrorData
+
+  constructor(code: ErrorCode, data: ErrorData = {}, cause?: unknown) {
+    super(
+      ERRORS[code].message.replace(/\{(\w+)\}/g, (_, field: string) => quote(data[field])),
+      cause === undefined ? undefined : { cause },
+    )
+    this.code = code
+    this.data = data
+  }
+
+  /** What the reader can do about it. */
+  get hint(): string {
+    return ERRORS[this.code].hint
+  }
+}
+
+/** Throws the error of that code: reads well as the last word of a check. */
+export function fail(code: ErrorCode, data: ErrorData = {}, cause?: unknown): never {
+  throw new NarwharfError(code, data, cause)
+}
+
+/** Whether something caught is narwharf's own error, with that code if one is given. */
+export function isNarwharfError(error: unknown, code?: ErrorCode): error is NarwharfError {
+  return error instanceof NarwharfError && (code === undefined || error.code === code)
+}
