@@ -1,3 +1,4 @@
+import type { Hash } from '../../protocol/hash.ts'
 import type { Compression, PathInfo } from '../../protocol/path-info.ts'
 import type { BaseName, HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
@@ -22,6 +23,8 @@ export interface Holding {
   readonly compression: Compression
   /** Bytes of the NAR file as it lies there; undefined for a live store. */
   readonly fileSize?: number | undefined
+  /** Hash of the NAR file as it lies there, as its narinfo claims; undefined for a live store. */
+  readonly fileHash?: Hash | undefined
 }
 
 /** What a full read of a holding's NAR found. */
@@ -65,6 +68,12 @@ export interface Holder {
 
   /** The NAR file's bytes as they lie there (compressed): only where `holding.compression` is not 'none' or the file is a plain NAR file. */
   openFile?(holding: Holding, range?: ByteRange): ByteStream
+
+  /**
+   * The NAR as zstd frames made on the fly, the same bytes on every call so that a broken transfer resumes; the range
+   * counts compressed bytes. Only where making NARs is what the holder does anyway (a live store).
+   */
+  openZstd?(holding: Holding, range?: ByteRange): ByteStream
 
   /** Reads the whole NAR once, strictly, in constant memory. `signal` stops it early (then it rejects with AbortError). */
   verify(holding: Holding, signal?: AbortSignal): Promise<Verification>
