@@ -1,0 +1,90 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type {
+  DoctorReply,
+  ErrorReply,
+  NixConfReply,
+  StatusReply,
+  WhoHasReply,
+  WhyNotReply,
+} from '../../protocol/api.ts'
+import { isNarwharfError, NarwharfError } from '../../protocol/errors.ts'
+import { audienceOf } from './audience.ts'
+
+/** What the API answers from: the rooms behind it, as functions. */
+export interface ApiSources {
+  status(): StatusReply
+  whoHas(queries: readonly string[]): Promise<WhoHasReply>
+  whyNot(path: string): Promise<WhyNotReply>
+  nixConf(): NixConfReply
+  doctor(): Promise<DoctorReply>
+}
+
+/** Questions in one request: a shell's argument list, not a crawl. */
+const QUERIES_LIMIT = 200
+
+/**
+ * Names under which a browser may ask on loopback. A page of another site whose name was made to resolve to 127.0.0.1
+ * sends its own name here (DNS rebinding), and is refused.
+ */
+const LOCAL_HOST = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?$/i
+
+function sendError(
+  reply: FastifyReply,
+  status: number,
+  error: NarwharfError | string,
+): FastifyReply {
+  const body: ErrorReply = {
+    error:
+      typeof error === 'string'
+        ? { code: 'BAD_REQUEST', message: error, hint: 'see docs/http-api.md' }
+        : { code: error.code, message: error.message, hint: error.hint },
+  }
+  return reply.code(status).send(body)
+}
+
+function list(query: unknown, name: string): string[] {
+  const value = (query as Readonly<Record<string, unknown>>)[name]
+  const values = Array.isArray(value) ? value : value === undefined ? [] : [value]
+  return values.filter((one): one is string => typeof one === 'string')
+}
+
+/** Adds /api/v1: on the control socket for whoever may open it, on the TCP port for this machine only. */
+export function addApi(
+  server: FastifyInstance,
+  sources: ApiSources,
+  door: 'control' | 'loopback',
+): void {
+  const route = (
+    url: string,
+    answer: (request: FastifyRequest, reply: FastifyReply) => unknown,
+  ) => {
+    server.get(`/api/v1/${url}`, async (request, reply) => {
+      if (door === 'loopback') {
+        const local =
+          audienceOf(request.raw).loopback && LOCAL_HOST.test(request.headers.host ?? '')
+        if (!local) return sendError(reply, 403, 'the API answers on this machine only')
+      }
+      try {
+        return await answer(request, reply)
+      } catch (error) {
+        if (isNarwharfError(error)) return sendError(reply, 400, error)
+        throw error
+      }
+    })
+  }
+  route('status', () => sources.status())
+  route('nix-conf', () => sources.nixConf())
+  route('doctor', () => sources.doctor())
+  route('who-has', (request, reply) => {
+    const queries = list(request.query, 'query')
+    if (queries.length === 0) return sendError(reply, 400, 'give at least one query=')
+    if (queries.length > QUERIES_LIMIT) {
+      return sendError(reply, 400, `at most ${QUERIES_LIMIT} queries at a time`)
+    }
+    return sources.whoHas(queries)
+  })
+  route('why-not', (request, reply) => {
+    const [path] = list(request.query, 'path')
+    return path === undefined ? sendError(reply, 400, 'give path=') : sources.whyNot(path)
+  })
+}

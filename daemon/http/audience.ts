@@ -1,0 +1,28 @@
+import type { IncomingMessage } from 'node:http'
+import type { Audience } from '../substitution/candidates.ts'
+
+/** Headers a proxy adds: behind one, a loopback address says nothing about who asks. */
+const PROXY_HEADERS = ['x-forwarded-for', 'forwarded', 'via', 'x-real-ip'] as const
+
+/** Nix before 2.4 has no zstd and gzip decoder; its User-Agent ends in `Nix/<version>`. */
+const LEGACY_AGENT = /\bNix\/(?:1\.|2\.[0-3](?:\D|$))/
+
+/** Whether an address as Node writes it (IPv4, IPv6, IPv4 in IPv6) is this machine's loopback. */
+export function isLoopback(address: string | undefined): boolean {
+  if (address === undefined) return false
+  return (
+    address === '127.0.0.1' ||
+    address === '::1' ||
+    /^(?:::ffff:)?127(?:\.\d{1,3}){3}$/.test(address)
+  )
+}
+
+/** Who asks, from the connection and the headers. */
+export function audienceOf(request: IncomingMessage): Audience {
+  const { headers, socket } = request
+  return {
+    loopback:
+      isLoopback(socket.remoteAddress) && PROXY_HEADERS.every(name => headers[name] === undefined),
+    legacy: LEGACY_AGENT.test(headers['user-agent'] ?? ''),
+  }
+}

@@ -1,0 +1,117 @@
+import { isNarwharfError } from '../../protocol/errors.ts'
+import type { EventBus } from '../events.ts'
+import type { Holder, Holding } from '../holders/holder.ts'
+
+/**
+ * Whether the bytes of a holding are what its path info promises. `gone` means that it changed or vanished while being
+ * read: nothing is known, ask again.
+ */
+export type Verdict = 'good' | 'bad' | 'gone'
+
+/** Where verdicts are kept over restarts, so that no unchanged NAR is hashed twice (the catalog). */
+export interface VerdictStore {
+  get(holderId: string, identity: string): { readonly problem?: string | undefined } | undefined
+  put(holderId: string, identity: string, problem?: string): void
+}
+
+/** An interest in a verdict; when the last one is released before the end, the reading stops. */
+export interface VerdictLease {
+  readonly verdict: Promise<Verdict>
+  release(): void
+}
+
+/** Verdicts, each worked out once and shared by all who wait for it. */
+export interface Verdicts {
+  /** What is known already, without reading anything. */
+  known(holder: Holder, holding: Holding): Verdict | undefined
+  /** Why a bad one is bad. */
+  problem(holder: Holder, holding: Holding): string | undefined
+  lease(holder: Holder, holding: Holding): VerdictLease
+  /** Marks a holding damaged by what was seen elsewhere (a transfer that came out wrong). */
+  condemn(holder: Holder, holding: Holding, problem: string): void
+  close(): void
+}
+
+interface Running {
+  readonly verdict: Promise<Verdict>
+  readonly abort: AbortController
+  waiting: number
+}
+
+/** Why a read failed, when that says the NAR is damaged rather than that the reading went wrong. */
+const isDamage = (error: unknown): error is Error =>
+  isNarwharfError(error, 'NAR_MISMATCH') ||
+  isNarwharfError(error, 'NAR_INVALID') ||
+  isNarwharfError(error, 'COMPRESSED_DATA_INVALID')
+
+/** Makes the register of verdicts over a store that outlives the process. */
+export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts {
+  const running = new Map<string, Running>()
+
+  const condemn = (holder: Holder, holding: Holding, problem: string) => {
+    store.put(holder.id, holding.identity, problem)
+    events.emit('holding:bad', {
+      holderId: holder.id,
+      storePath: holding.info.storePath,
+      problem,
+    })
+  }
+
+  const work = async (holder: Holder, holding: Holding, signal: AbortSignal): Promise<Verdict> => {
+    let problem: Error | undefined
+    try {
+      problem = (await holder.verify(holding, signal)).problem
+    } catch (error) {
+      if (!isDamage(error)) return 'gone'
+      problem = error
+    }
+    // What was read may already be something else than what was asked about: then it says nothing.
+    if (!holder.isCurrent(holding)) return 'gone'
+    if (problem === undefined) {
+      store.put(holder.id, holding.identity)
+      return 'good'
+    }
+    if (!isDamage(problem)) return 'gone'
+    condemn(holder, holding, problem.message)
+    return 'bad'
+  }
+
+  const known = (holder: Holder, holding: Holding): Verdict | undefined => {
+    const row = store.get(holder.id, holding.identity)
+    if (row === undefined) return undefined
+    return row.problem === undefined ? 'good' : 'bad'
+  }
+
+  return {
+    known,
+    problem: (holder, holding) => store.get(holder.id, holding.identity)?.problem,
+    condemn,
+    lease(holder, holding) {
+      const settled = known(holder, holding)
+      if (settled !== undefined) return { verdict: Promise.resolve(settled), release() {} }
+      const key = `${holder.id}\n${holding.identity}`
+      let entry = running.get(key)
+      if (entry === undefined) {
+        const abort = new AbortController()
+        const verdict = work(holder, holding, abort.signal).finally(() => running.delete(key))
+        entry = { verdict, abort, waiting: 0 }
+        running.set(key, entry)
+      }
+      const leased = entry
+      leased.waiting++
+      let released = false
+      return {
+        verdict: leased.verdict,
+        release() {
+          if (released) return
+          released = true
+          leased.waiting--
+          if (leased.waiting === 0) leased.abort.abort()
+        },
+      }
+    },
+    close() {
+      for (const { abort } of running.values()) abort.abort()
+    },
+  }
+}
