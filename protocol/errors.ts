@@ -101,8 +101,16 @@ export type ErrorData = Readonly<Record<string, string | number | undefined>>
 /** How much of an offending value an error quotes: enough to recognise it, too little to flood a log. */
 const QUOTED_CHARACTERS = 120
 
+/** Control characters, and those that turn the writing direction: hostile text must not steer a terminal or forge log lines. */
+const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g
+
 const quote = (value: string | number | undefined): string => {
   const text = String(value)
+    .slice(0, QUOTED_CHARACTERS + 1)
+    .replace(
+      UNPRINTABLE,
+      character => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
+    )
   return text.length > QUOTED_CHARACTERS ? `${text.slice(0, QUOTED_CHARACTERS)}…` : text
 }
 
@@ -136,3 +144,7 @@ export function fail(code: ErrorCode, data: ErrorData = {}, cause?: unknown): ne
 export function isNarwharfError(error: unknown, code?: ErrorCode): error is NarwharfError {
   return error instanceof NarwharfError && (code === undefined || error.code === code)
 }
+
+/** The sentence of something caught, to name as the problem of a wider error. */
+export const problemOf = (error: unknown): string =>
+  error instanceof Error ? error.message : String(error)
