@@ -71,7 +71,14 @@ function createFastify(early: Early, log: Logger): FastifyInstance {
     })
     return server
   }
-  const fastify = Fastify({ serverFactory, routerOptions: { ignoreTrailingSlash: false } })
+  const fastify = Fastify({
+    serverFactory,
+    // Broken escapes and endless names: a name that nothing has.
+    frameworkErrors: (_error, request, reply) => {
+      reply.hijack()
+      sendNotFound(reply.raw, request.method === 'HEAD')
+    },
+  })
   fastify.setNotFoundHandler((request, reply) => {
     reply.hijack()
     const reading = request.method === 'GET' || request.method === 'HEAD'
