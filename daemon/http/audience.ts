@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Audience } from '../substitution/candidates.ts'
 
 /** Headers a proxy adds: behind one, a loopback address says nothing about who asks. */
-const PROXY_HEADERS = ['x-forwarded-for', 'forwarded', 'via', 'x-real-ip'] as const
+export const PROXY_HEADERS = ['x-forwarded-for', 'forwarded', 'via', 'x-real-ip'] as const
 
 /** Nix before 2.4 has no zstd and gzip decoder; its User-Agent ends in `Nix/<version>`. */
 const LEGACY_AGENT = /\bNix\/(?:1\.|2\.[0-3](?:\D|$))/
@@ -17,12 +17,17 @@ export function isLoopback(address: string | undefined): boolean {
   )
 }
 
+/** Whether a User-Agent is of such a Nix. */
+export function isLegacyAgent(userAgent: string | undefined): boolean {
+  return userAgent !== undefined && LEGACY_AGENT.test(userAgent)
+}
+
 /** Who asks, from the connection and the headers. */
 export function audienceOf(request: IncomingMessage): Audience {
   const { headers, socket } = request
   return {
     loopback:
       isLoopback(socket.remoteAddress) && PROXY_HEADERS.every(name => headers[name] === undefined),
-    legacy: LEGACY_AGENT.test(headers['user-agent'] ?? ''),
+    legacy: isLegacyAgent(headers['user-agent']),
   }
 }

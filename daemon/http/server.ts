@@ -11,6 +11,7 @@ import { formatCacheInfo } from '../../protocol/cache-info.ts'
 import type { Substitution } from '../substitution/substitution.ts'
 import { addApi, type ApiSources } from './api.ts'
 import type { Counters } from './counters.ts'
+import { addFastLane } from './fast-lane.ts'
 import { addLanding } from './landing.ts'
 import { createMetrics } from './metrics.ts'
 import { addNixExtras } from './nix-extras.ts'
@@ -143,6 +144,7 @@ export function createHttp(options: HttpOptions): HttpRoom {
   }
 
   const open = createFastify(early, log)
+  const fastLane = addFastLane(open.server, substitution, counters, { idleMs: KEEP_ALIVE_MS })
   const control = createFastify(() => false, log)
   const metrics = createMetrics(counters, options.api)
   addNixExtras(open, substitution)
@@ -174,6 +176,7 @@ export function createHttp(options: HttpOptions): HttpRoom {
       await control.listen({ path: socketPath })
     },
     async close() {
+      fastLane.close()
       await Promise.all([closeOne(open), closeOne(control)])
     },
   }
