@@ -1,0 +1,223 @@
+import { readFileSync } from 'node:fs'
+import { isIP } from 'node:net'
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import type { HolderStatus, Problem, StatusReply } from '../protocol/api.ts'
+import { nixConfEssentials, nixConfLines } from '../protocol/nix-conf.ts'
+import { parseStorePath } from '../protocol/store-path.ts'
+import { createCatalog } from './catalog/catalog.ts'
+import type { Config } from './config.ts'
+import { diagnose } from './doctor.ts'
+import { createEventBus } from './events.ts'
+import { createCacheDirHolder } from './holders/cache-dir.ts'
+import type { Holder } from './holders/holder.ts'
+import { createNixStoreHolder } from './holders/nix-store.ts'
+import { isLoopback } from './http/audience.ts'
+import { createCounters } from './http/counters.ts'
+import { createHttp } from './http/server.ts'
+import { createInventory } from './inventory/inventory.ts'
+import { createLog } from './log.ts'
+import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
+import { createSubstitution } from './substitution/substitution.ts'
+import { explainWhyNot } from './substitution/why-not.ts'
+import { createTrust } from './trust/trust-room.ts'
+import { createNarPool } from './workers/create-nar-pool.ts'
+
+// The only file that knows all rooms: opens them in order, closes them in reverse.
+
+/** A running daemon. */
+export interface Daemon {
+  /** Where Nix on this machine finds it. */
+  readonly url: string
+  readonly publicKey: string
+  /** The two lines that nix.conf needs at least. */
+  readonly nixConfLines: readonly string[]
+  readonly log: Logger
+  close(): Promise<void>
+}
+
+/** The version this build says it is, from the package beside it. */
+export const VERSION = (
+  JSON.parse(readFileSync(findPackage(), 'utf8')) as { readonly version: string }
+).version
+
+/** package.json lies one level up in the source and two in dist. */
+function findPackage(): URL {
+  const here = import.meta.url
+  return new URL(here.endsWith('.ts') ? '../package.json' : '../../package.json', here)
+}
+
+/** Rooms in the order they were opened; closing goes the other way and closes all, whatever one of them does. */
+function createClosers(log: Logger) {
+  const closers: (readonly [string, () => unknown])[] = []
+  let closing: Promise<void> | undefined
+  const closeAll = async () => {
+    for (const [room, close] of closers.reverse()) {
+      try {
+        await close()
+      } catch (error) {
+        log.error({ err: error }, `closing ${room} failed`)
+      }
+    }
+  }
+  return {
+    push: (room: string, close: () => unknown) => void closers.push([room, close]),
+    close: () => (closing ??= closeAll()),
+  }
+}
+
+/** The address Nix on this machine uses: a wildcard address is reached by loopback. */
+function localUrl(host: string, port: number): string {
+  const name = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
+  return `http://${isIP(name) === 6 ? `[${name}]` : name}:${port}`
+}
+
+/** Opens every room and listens. Throws NarwharfError when one cannot (and closes what was open). */
+export async function runDaemon(config: Config): Promise<Daemon> {
+  const log = createLog(config.log.level)
+  const rooms = createClosers(log)
+  try {
+    return await openRooms(config, log, rooms)
+  } catch (error) {
+    await rooms.close()
+    throw error
+  }
+}
+
+async function openRooms(
+  config: Config,
+  log: Logger,
+  rooms: ReturnType<typeof createClosers>,
+): Promise<Daemon> {
+  const startedAt = new Date().toISOString()
+  const state = takeStateDir(config.stateDir)
+  rooms.push('the state directory', () => state.release())
+  const events = createEventBus()
+  events.on('holder:up', id => log.info({ holder: id }, `${id} can be read`))
+  events.on('holder:down', (id, problem) => log.warn({ holder: id }, `${id}: ${problem}`))
+  events.on('holding:bad', ({ holderId, storePath, problem }) =>
+    log.warn({ holder: holderId, storePath }, `not offered: ${problem}`),
+  )
+
+  const catalog = createCatalog({ file: join(config.stateDir, 'catalog.sqlite') })
+  await catalog.open()
+  rooms.push('the catalog', () => catalog.close())
+  const pool = createNarPool()
+  await pool.open()
+  rooms.push('the worker pool', () => pool.close())
+
+  const storeDir = config.store.dir
+  const holders: Holder[] = []
+  if (config.store.enable) {
+    holders.push(
+      createNixStoreHolder({
+        root: config.store.root,
+        storeDir,
+        db: config.store.db,
+        pool,
+        events,
+      }),
+    )
+  }
+  mkdirSync(config.cache.dir, { recursive: true })
+  for (const dir of [config.cache.dir, ...config.cache.extraDirs]) {
+    holders.push(createCacheDirHolder({ dir, pool, expectedStoreDir: storeDir, events }))
+  }
+  for (const holder of holders) {
+    await holder.open()
+    rooms.push(holder.id, () => holder.close())
+  }
+
+  const trust = createTrust({
+    secretKeyFile: config.trust.secretKeyFile,
+    hostName: config.hostName,
+    publicKeys: config.trust.publicKeys,
+    deny: config.share.deny,
+    store: config.trust.store,
+    storeDir,
+    catalog,
+  })
+  await trust.open()
+  rooms.push('trust', () => trust.close())
+
+  const inventory = createInventory({ holders, catalog, events, hostName: config.hostName })
+  await inventory.open()
+  rooms.push('the inventory', () => inventory.close())
+
+  const substitution = createSubstitution({
+    holders,
+    trust,
+    verdictStore: catalog.verifications,
+    events,
+    storeDir,
+    withLan: config.share.withLan,
+    liveCompression: config.http.compression === 'none' ? 'none' : 'zstd',
+  })
+  rooms.push('substitution', () => substitution.close())
+
+  const counters = createCounters()
+  const openToLan = !isLoopback(config.http.host) && config.http.host !== 'localhost'
+  let url = localUrl(config.http.host, config.http.port)
+  const nixFacts = () => ({ url, publicKey: trust.publicKey })
+
+  const holderStatus = (): HolderStatus[] => inventory.status()
+  const problems = (): Problem[] => [
+    ...catalog.problems(),
+    ...holderStatus()
+      .filter(({ up }) => !up)
+      .map(({ id, problem }) => ({
+        what: `${id} cannot be read: ${problem ?? 'unknown reason'}`,
+        hint: 'narwharf doctor',
+      })),
+  ]
+  const status = (): StatusReply => ({
+    version: VERSION,
+    hostName: config.hostName,
+    startedAt,
+    pid: process.pid,
+    stateDir: config.stateDir,
+    http: { url, openToLan },
+    publicKey: trust.publicKey,
+    memoryBytes: process.memoryUsage.rss(),
+    holders: holderStatus(),
+    served: {
+      narinfos: counters.narinfos,
+      misses: counters.misses,
+      nars: counters.nars,
+      narBytes: counters.narBytes,
+    },
+    problems: problems(),
+  })
+
+  const http = createHttp({
+    substitution,
+    counters,
+    storeDir,
+    priority: config.http.priority,
+    log,
+    api: {
+      status,
+      whoHas: async queries => ({
+        results: await Promise.all(queries.map(query => inventory.whoHas(query))),
+      }),
+      whyNot: async path => explainWhyNot(substitution, parseStorePath(path, storeDir)),
+      nixConf: () => ({ lines: nixConfLines(nixFacts()) }),
+      doctor: () => diagnose({ config, holders: holderStatus(), openToLan, now: new Date() }),
+    },
+  })
+  rooms.push('http', () => http.close())
+  await clearSocket(config.controlSocket)
+  await http.listenControl(config.controlSocket)
+  shareSocket(config.controlSocket)
+  const port = await http.listen(config.http.host, config.http.port)
+  url = localUrl(config.http.host, port)
+  log.info({ url, holders: holders.map(({ id }) => id) }, `serving at ${url}`)
+  return {
+    url,
+    publicKey: trust.publicKey,
+    nixConfLines: nixConfEssentials(nixFacts()),
+    log,
+    close: () => rooms.close(),
+  }
+}
