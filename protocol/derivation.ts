@@ -65,13 +65,16 @@ export interface Derivation {
 const QUOTE = 0x22
 const BACKSLASH = 0x5c
 
-const ESCAPES: Readonly<Record<string, string>> = {
-  n: '\n',
-  r: '\r',
-  t: '\t',
-  '"': '"',
-  '\\': '\\',
-}
+const BRACKET = 0x5d
+
+/** The byte that stands for an escaped one: n, r, t, the quote and the backslash. */
+const ESCAPES: ReadonlyMap<number, number> = new Map([
+  [0x6e, 0x0a],
+  [0x72, 0x0d],
+  [0x74, 0x09],
+  [QUOTE, QUOTE],
+  [BACKSLASH, BACKSLASH],
+])
 
 const METHOD_PREFIXES: Readonly<Record<OutputMethod, string>> = {
   flat: '',
@@ -80,9 +83,9 @@ const METHOD_PREFIXES: Readonly<Record<OutputMethod, string>> = {
   git: 'git:',
 }
 
-/** Reads ATerm tokens off the bytes, one char a byte; every fault names its place. */
+/** Reads ATerm tokens off the bytes; every fault names its place. */
 interface Reader {
-  readonly text: string
+  readonly bytes: Buffer
   readonly storeDir: string
   at: number
 }
@@ -91,53 +94,64 @@ const broken = (offset: number, problem: string): never =>
   fail('DERIVATION_INVALID', { problem, offset })
 
 function expect(reader: Reader, token: string): void {
-  if (!reader.text.startsWith(token, reader.at)) {
-    broken(reader.at, reader.at >= reader.text.length ? 'it ends too soon' : `${token} expected`)
+  const { bytes, at } = reader
+  for (let index = 0; index < token.length; index++) {
+    if (bytes[at + index] === token.charCodeAt(index)) continue
+    broken(at, at + index >= bytes.length ? 'it ends too soon' : `${token} expected`)
   }
   reader.at += token.length
 }
 
-const unescape = (raw: string, start: number): string =>
-  raw.replace(/\\([^])/g, (_, character: string, index: number) => {
-    return ESCAPES[character] ?? broken(start + index, `unknown escape \\${character}`)
-  })
+/** A byte at a time: a replacing regular expression takes 20 s for a hostile 64 MiB of escapes. */
+function unescape(raw: Buffer, start: number): Buffer {
+  const plain = Buffer.allocUnsafe(raw.length)
+  let length = 0
+  for (let at = 0; at < raw.length; at++) {
+    let byte = raw[at] as number
+    if (byte === BACKSLASH) {
+      const escaped = raw[++at] as number
+      byte = ESCAPES.get(escaped) ?? broken(start + at, 'unknown escape')
+    }
+    plain[length++] = byte
+  }
+  return plain.subarray(0, length)
+}
 
 function readString(reader: Reader): string {
-  const { text } = reader
+  const { bytes } = reader
   expect(reader, '"')
   const start = reader.at
   let end = start
   let escaped = false
   let highBits = 0
   for (; ; end++) {
-    const code = text.charCodeAt(end)
-    if (code === QUOTE) break
-    if (code === BACKSLASH) {
+    const byte = bytes[end]
+    if (byte === undefined) return broken(start, 'unterminated string')
+    if (byte === QUOTE) break
+    if (byte === BACKSLASH) {
       escaped = true
       end++
-    } else if (Number.isNaN(code)) broken(start, 'unterminated string')
-    highBits |= code
+    } else highBits |= byte
   }
   reader.at = end + 1
-  const raw = text.slice(start, end)
+  const raw = bytes.subarray(start, end)
   const plain = escaped ? unescape(raw, start) : raw
-  if (highBits < 0x80) return plain
-  const bytes = Buffer.from(plain, 'latin1')
-  // Nix takes any bytes; a text of narwharf could not give such ones back, so they are refused rather than changed.
-  if (!isUtf8(bytes)) broken(start, 'a string is not UTF-8')
-  return bytes.toString('utf8')
+  if (highBits < 0x80) return plain.toString('latin1')
+  // Nix takes any bytes; a JavaScript string could not give such ones back, so they are refused rather than changed.
+  if (!isUtf8(plain)) broken(start, 'a string is not UTF-8')
+  return plain.toString('utf8')
 }
 
 function readList(reader: Reader, readItem: () => void): void {
   expect(reader, '[')
-  if (reader.text[reader.at] === ']') {
+  if (reader.bytes[reader.at] === BRACKET) {
     reader.at++
     return
   }
   for (let count = 1; ; count++) {
     if (count > DERIVATION_LIST_MAX) broken(reader.at, `more than ${DERIVATION_LIST_MAX} items`)
     readItem()
-    if (reader.text[reader.at] === ']') break
+    if (reader.bytes[reader.at] === BRACKET) break
     expect(reader, ',')
   }
   reader.at++
@@ -279,15 +293,20 @@ export function parseDerivation(
   if (bytes.length > DERIVATION_MAX_BYTES) {
     broken(DERIVATION_MAX_BYTES, `larger than ${DERIVATION_MAX_BYTES} bytes`)
   }
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
-  const reader: Reader = { text, storeDir, at: 0 }
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+  const reader: Reader = { bytes: buffer, storeDir, at: 0 }
   expect(reader, 'Derive(')
   const outputs = readOutputs(reader)
   expect(reader, ',')
   const inputDerivations = readInputDerivations(reader)
   expect(reader, ',')
-  const inputSources: StorePath[] = []
-  readList(reader, () => inputSources.push(readStorePath(reader)))
+  const inputSources = new Set<StorePath>()
+  readList(reader, () => {
+    const start = reader.at
+    const path = readStorePath(reader)
+    if (inputSources.has(path)) broken(start, `${path} given twice`)
+    inputSources.add(path)
+  })
   expect(reader, ',')
   const system = readString(reader)
   expect(reader, ',')
@@ -297,8 +316,8 @@ export function parseDerivation(
   expect(reader, ',')
   const env = readEnv(reader)
   expect(reader, ')')
-  if (reader.at !== text.length) broken(reader.at, 'something follows the end')
-  return { outputs, inputDerivations, inputSources, system, builder, args, env }
+  if (reader.at !== bytes.length) broken(reader.at, 'something follows the end')
+  return { outputs, inputDerivations, inputSources: [...inputSources], system, builder, args, env }
 }
 
 /** A fixed output: the path and what its content is promised to hash to. */

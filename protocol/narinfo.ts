@@ -49,6 +49,8 @@ const FIELD_NAME = /^[A-Za-z0-9_-]+$/
 const CONTROL = /[\x00-\x09\x0b-\x1f\x7f]/
 /** Printable ASCII without space, `"`, `#`, `<`, `>`, `\`, `^`, backquote, `{`, `|`, `}`. */
 const URL_CHARACTERS = /^[!$-;=?-[\]_a-z~]+$/
+/** What nearly every cache writes: accepted by a look, since every rule below holds for it. */
+const USUAL_URL = /^nar\/[0-9a-z]{1,200}\.nar(?:\.[0-9a-z]{1,8})?$/
 /** What a server or file system may read as separator, dot, escape or control character after decoding. */
 const URL_BAD_ESCAPE = /%(?:[01]|2[05ef]|5c|7f|[89a-f]|(?![0-9a-f]{2}))/i
 
@@ -59,6 +61,7 @@ const invalid = (problem: string): never => fail('NARINFO_INVALID', { problem })
  * segment however encoded, printable ASCII; a query is allowed. Throws NARINFO_INVALID.
  */
 export function checkNarUrl(url: string): void {
+  if (USUAL_URL.test(url)) return
   if (url.length > URL_MAX_LENGTH) invalid(`URL longer than ${URL_MAX_LENGTH} characters`)
   if (!URL_CHARACTERS.test(url)) invalid(`URL ${url} is empty or has an odd character`)
   if (URL_BAD_ESCAPE.test(url)) invalid(`URL ${url} hides a character behind %`)
@@ -209,13 +212,16 @@ function parseFields(lines: Lines, options: NarinfoOptions): NarInfo {
   }
 }
 
+const asText = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
+
 /**
  * Reads a narinfo strictly. References come sorted and without doubles, malformed signatures are left out, the content
  * address is well-formed. Throws NARINFO_INVALID, whatever is wrong.
  */
 export function parseNarinfo(bytes: Uint8Array, options: NarinfoOptions = {}): NarInfo {
   if (bytes.length > NARINFO_MAX_BYTES) invalid(`larger than ${NARINFO_MAX_BYTES} bytes`)
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
+  const text = asText(bytes)
   if (CONTROL.test(text)) invalid('it has a control character')
   const lines = readLines(text)
   try {
