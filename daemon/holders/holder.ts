@@ -50,8 +50,11 @@ export interface Holder {
   readonly kind: HolderKind
   /** The store directory its paths are below; other store directories are not offered. */
   readonly storeDir: string
+  /** Never rejects because there is nothing to read yet: the holder is then down, and comes up by itself. */
   open(): Promise<void>
   close(): Promise<void>
+  /** Why the whole holder is out of reach just now, asked anew (cheap); undefined while it is up. */
+  problem?(): string | undefined
 
   /** The holding of that hash part, or undefined. A local holder answers synchronously: it stands on the narinfo hot path. */
   find(hashPart: HashPart): Holding | undefined | Promise<Holding | undefined>

@@ -1,0 +1,104 @@
+import { fail } from '../../protocol/errors.ts'
+import { parseHash } from '../../protocol/hash.ts'
+import type { PathInfo } from '../../protocol/path-info.ts'
+import { isSignature } from '../../protocol/signature.ts'
+import { parseBaseName, parseStorePath } from '../../protocol/store-path.ts'
+import type { BaseName, HashPart } from '../../protocol/store-path.ts'
+
+// Rows of db.sqlite (schema 10 of Nix 2.3 to 2.36, src/libstore/schema.sql) to path infos. A row that is not what Nix
+// writes counts as absent.
+
+/** References come in the same statement: one lock of the database instead of two. No store path has a newline. */
+const COLUMNS = `v.id, v.path, v.hash, v.registrationTime, v.deriver, v.narSize, v.ultimate, v.sigs, v.ca,
+  (select group_concat(r.path, char(10)) from Refs join ValidPaths r on r.id = reference where referrer = v.id)
+  from ValidPaths v`
+
+/** A path by the range of {@link hashPartRange}: the unique index on `path` serves it. */
+export const ROW_BY_HASH_PART = `select ${COLUMNS} where v.path > ? and v.path < ? limit 1`
+
+/** The same row again. */
+export const ROW_BY_ID = `select ${COLUMNS} where v.id = ?`
+
+/** Ids and paths in the order of ids, which are never used twice: a walk goes on where it stopped. */
+export const PATHS_AFTER = 'select id, path from ValidPaths where id > ? order by id limit ?'
+
+/** Bounds, exclusive, of the paths with that hash part: '.' is the character behind '-'. */
+export const hashPartRange = (storeDir: string, hashPart: HashPart): readonly [string, string] => [
+  `${storeDir}/${hashPart}-`,
+  `${storeDir}/${hashPart}.`,
+]
+
+/** A row, checked; `text` is equal for rows that say the same. */
+export interface NixRow {
+  readonly id: number
+  readonly registrationTime: number
+  readonly text: string
+  readonly info: PathInfo
+  readonly ultimate: boolean
+}
+
+type Columns = readonly [
+  id: number,
+  path: unknown,
+  hash: unknown,
+  registrationTime: number,
+  deriver: unknown,
+  narSize: unknown,
+  ultimate: unknown,
+  sigs: unknown,
+  ca: unknown,
+  references: unknown,
+]
+
+/** What tells two states of a row apart. */
+export const rowText = (columns: readonly unknown[]): string => columns.join('\0')
+
+const invalid = (value: unknown, problem: string): never =>
+  fail('STORE_PATH_INVALID', { value: String(value), problem })
+
+function referencesOf(text: unknown, storeDir: string): readonly BaseName[] {
+  if (text === null) return []
+  const prefix = storeDir.length + 1
+  const references = String(text)
+    .split('\n')
+    .map(path => parseStorePath(path, storeDir).slice(prefix) as BaseName)
+  // Base names are ASCII: the default order is the order of bytes.
+  return references.sort()
+}
+
+/** The deriver is hearsay: a malformed one is left out, the path itself is still what its hash says. */
+function deriverOf(text: unknown, storeDir: string): BaseName | undefined {
+  if (typeof text !== 'string' || !text.startsWith(`${storeDir}/`)) return undefined
+  try {
+    return parseBaseName(text.slice(storeDir.length + 1))
+  } catch {
+    return undefined
+  }
+}
+
+/** Checks a row; throws STORE_PATH_INVALID or HASH_INVALID for one that Nix would not have written. */
+export function parseRow(columns: readonly unknown[], storeDir: string): NixRow {
+  const [id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca, references] =
+    columns as Columns
+  const storePath = parseStorePath(String(path), storeDir)
+  const narHash = parseHash(String(hash))
+  if (narHash.algorithm !== 'sha256') invalid(path, `its NAR hash is ${narHash.algorithm}`)
+  if (typeof narSize !== 'number' || !Number.isSafeInteger(narSize) || narSize <= 0) {
+    return invalid(path, `its NAR size is ${String(narSize)}`)
+  }
+  return {
+    id,
+    registrationTime,
+    text: rowText(columns),
+    ultimate: ultimate === 1,
+    info: {
+      storePath,
+      narHash,
+      narSize,
+      references: referencesOf(references, storeDir),
+      ca: typeof ca === 'string' && ca !== '' ? ca : undefined,
+      signatures: typeof sigs === 'string' ? sigs.split(' ').filter(isSignature) : [],
+      deriver: deriverOf(deriver, storeDir),
+    },
+  }
+}

@@ -1,0 +1,242 @@
+import { lstatSync } from 'node:fs'
+import { join } from 'node:path'
+import { setImmediate as yieldToEventLoop } from 'node:timers/promises'
+import { problemOf } from '../../protocol/errors.ts'
+import { hashPartOf, parseStorePath } from '../../protocol/store-path.ts'
+import type { HashPart, StorePath } from '../../protocol/store-path.ts'
+import type { EventBus } from '../events.ts'
+import type { NarPool } from '../workers/nar-pool.ts'
+import { checkNar, guardNar } from './guarded-nar.ts'
+import type { Holder, Holding } from './holder.ts'
+import { createNixDb } from './nix-db.ts'
+import {
+  hashPartRange,
+  parseRow,
+  PATHS_AFTER,
+  ROW_BY_HASH_PART,
+  ROW_BY_ID,
+  rowText,
+} from './nix-rows.ts'
+import type { NixRow } from './nix-rows.ts'
+import { createNixExtras } from './nix-store-extras.ts'
+import { createReachability } from './reachability.ts'
+import { orAbsent, readInside } from './small-file.ts'
+
+/** A live Nix store and how to read it. */
+export interface NixStoreOptions {
+  /** Root of a chroot store (`nix --store ROOT`), `/` for the machine's own: where the store directory really lies. */
+  readonly root: string
+  /** The store directory as its paths spell it, `/nix/store`. */
+  readonly storeDir: string
+  /** Path of db.sqlite. */
+  readonly db: string
+  readonly pool: NarPool
+  /** Nix's log directory; default `<root>/nix/var/log/nix`. */
+  readonly logDir?: string | undefined
+  readonly events?: EventBus | undefined
+}
+
+/** Rows of one step of a walk over all paths: under a millisecond of the event loop. */
+const PATHS_PER_BATCH = 1000
+
+/** NAR hash digits in an identity: with row id and inode enough to tell any two apart. */
+const IDENTITY_HASH_DIGITS = 16
+
+/** What a holding of a live store is checked against. */
+interface Origin {
+  readonly row: NixRow
+  readonly root: string
+  readonly rootStamp: string
+  /** Version of the database at which the row was last seen. */
+  version: number
+}
+
+const ORIGIN = Symbol('row and root of a live path')
+
+interface LiveHolding extends Holding {
+  readonly [ORIGIN]: Origin
+}
+
+const originOf = (holding: Holding): Origin | undefined => (holding as Partial<LiveHolding>)[ORIGIN]
+
+/** Inode and change time of a path's root, or undefined where there is none: Nix makes and deletes paths by their roots. */
+function rootStampOf(root: string): string | undefined {
+  try {
+    const stats = lstatSync(root, { bigint: true, throwIfNoEntry: false })
+    return stats && `${stats.dev}.${stats.ino}.${stats.ctimeNs}`
+  } catch {
+    return undefined
+  }
+}
+
+/** The holder of a live Nix store, read beside the nix-daemon that owns it. */
+export function createNixStoreHolder(options: NixStoreOptions): Holder {
+  const { storeDir, pool, events } = options
+  const id = `nix-store:${join(options.root, storeDir)}`
+  const physicalDir = join(options.root, storeDir)
+  const reach = createReachability(id, events)
+  const db = createNixDb(options.db, reach)
+  let seenVersion: number | undefined
+
+  const noticeVersion = (version: number): number => {
+    if (version !== seenVersion) {
+      const first = seenVersion === undefined
+      seenVersion = version
+      if (!first) events?.emit('holder:changed', id)
+    }
+    return version
+  }
+
+  const physical = (storePath: string): string => physicalDir + storePath.slice(storeDir.length)
+
+  const identityOf = (row: NixRow, rootStamp: string): string => {
+    const digits = Buffer.from(row.info.narHash.bytes)
+      .toString('hex')
+      .slice(0, IDENTITY_HASH_DIGITS)
+    return `${row.id}.${row.registrationTime}.${digits}.${rootStamp}`
+  }
+
+  const find = (hashPart: HashPart): Holding | undefined => {
+    const [above, below] = hashPartRange(storeDir, hashPart)
+    const { columns, version } = db.read(queries => ({
+      // Taken first: a write between the two makes the row look older than it is, never newer.
+      version: queries.version(),
+      columns: queries.get(ROW_BY_HASH_PART, above, below),
+    }))
+    noticeVersion(version)
+    if (columns === undefined) return undefined
+    let row: NixRow
+    try {
+      row = parseRow(columns, storeDir)
+    } catch (error) {
+      reach.bad(rowText(columns), String(columns[1]), problemOf(error))
+      return undefined
+    }
+    const root = physical(row.info.storePath)
+    const rootStamp = rootStampOf(root)
+    // The collector takes the row first and the files after; a row without files is a damaged store.
+    if (rootStamp === undefined) return undefined
+    const holding: LiveHolding = {
+      info: row.info,
+      identity: identityOf(row, rootStamp),
+      builtHere: row.ultimate,
+      compression: 'none',
+      [ORIGIN]: { row, root, rootStamp, version },
+    }
+    return holding
+  }
+
+  const isCurrent = (holding: Holding): boolean => {
+    const origin = originOf(holding)
+    try {
+      if (origin === undefined) {
+        return find(hashPartOf(holding.info.storePath))?.identity === holding.identity
+      }
+      const same = db.read(queries => {
+        const version = noticeVersion(queries.version())
+        if (version === origin.version) return true
+        const columns = queries.get(ROW_BY_ID, origin.row.id)
+        if (columns === undefined || rowText(columns) !== origin.row.text) return false
+        origin.version = version
+        return true
+      })
+      return same && rootStampOf(origin.root) === origin.rootStamp
+    } catch {
+      return false
+    }
+  }
+
+  const guard = (holding: Holding) => ({
+    holderId: id,
+    holding,
+    isCurrent: () => isCurrent(holding),
+  })
+
+  async function* paths(): AsyncGenerator<readonly StorePath[], void, undefined> {
+    let last = 0
+    for (;;) {
+      const rows = db.read(queries => queries.all(PATHS_AFTER, last, PATHS_PER_BATCH))
+      if (rows.length === 0) return
+      const batch: StorePath[] = []
+      for (const [rowId, path] of rows) {
+        last = rowId as number
+        try {
+          batch.push(parseStorePath(String(path), storeDir))
+        } catch {
+          continue
+        }
+      }
+      yield batch
+      await yieldToEventLoop()
+    }
+  }
+
+  return {
+    id,
+    kind: 'nix-store',
+    storeDir,
+    async open() {
+      try {
+        noticeVersion(db.read(queries => queries.version()))
+      } catch {
+        // It is told as down; it comes up by itself with the first question after the database is there.
+      }
+    },
+    async close() {
+      db.close()
+    },
+    problem() {
+      try {
+        db.read(queries => queries.version())
+      } catch {
+        return reach.problem
+      }
+      return undefined
+    },
+    find,
+    isCurrent,
+    openNar: (holding, range) =>
+      guardNar({
+        ...guard(holding),
+        range,
+        totalBytes: holding.info.narSize,
+        open: part => pool.dump(physical(holding.info.storePath), part),
+      }),
+    openZstd: (holding, range) =>
+      guardNar({
+        ...guard(holding),
+        range,
+        totalBytes: undefined,
+        open: part => pool.dumpZstd(physical(holding.info.storePath), part),
+      }),
+    async verify(holding, signal) {
+      const root = physical(holding.info.storePath)
+      const problem = await checkNar(guard(holding), () => pool.digestTree(root, signal))
+      return { problem }
+    },
+    async listing(holding) {
+      if (!isCurrent(holding)) return undefined
+      return orAbsent(() => pool.listTree(physical(holding.info.storePath)))
+    },
+    async readFile(holding, pathInside, limit) {
+      if (!isCurrent(holding)) return undefined
+      return readInside(physical(holding.info.storePath), pathInside, limit)
+    },
+    ...createNixExtras({
+      db,
+      pool,
+      storeDir,
+      physicalDir,
+      logDir: options.logDir ?? join(options.root, 'nix/var/log/nix'),
+      find,
+    }),
+    paths,
+    generation() {
+      try {
+        return noticeVersion(db.read(queries => queries.version()))
+      } catch {
+        return 'down'
+      }
+    },
+  }
+}
