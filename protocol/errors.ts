@@ -82,6 +82,10 @@ export const ERRORS = {
     message: 'the catalog {file} has schema {found}, this narwharf knows up to {known}',
     hint: 'it was written by a newer narwharf: run that one, or start with another state directory',
   },
+  CATALOG_UNUSABLE: {
+    message: 'the catalog {file} cannot be used: {problem}',
+    hint: 'check that the state directory exists, is writable and has space left',
+  },
   CONFIG_INVALID: {
     message: 'configuration {file}: {problem}',
     hint: 'narwharf.example.json lists every key with its default',

@@ -1,0 +1,122 @@
+import { setImmediate as turn } from 'node:timers/promises'
+import type { HolderKind } from '../holders/holder.ts'
+import type { BaseName } from '../../protocol/store-path.ts'
+import { nameMatcher, type CatalogQuery } from './query.ts'
+import type { Statements } from './statements.ts'
+
+/** Names looked at in one go where the index cannot narrow a pattern: about 3 ms, then others get their turn. */
+const SCANNED_NAMES = 20_000
+
+/** Matching names taken in one go. */
+const TAKEN_NAMES = 500
+
+/** Paths with one hash part: more than one only where a name was forged. */
+const SAME_HASH_PART_MAX = 100
+
+/** One holder of a match. */
+export interface MatchHolder {
+  readonly id: string
+  readonly kind: HolderKind
+  readonly storeDir: string
+  readonly host: string
+  readonly up: boolean
+  /** Ms since 1970. */
+  readonly lastSeen?: number | undefined
+}
+
+/** A path that the catalog knows somebody to hold. */
+export interface CatalogMatch {
+  readonly baseName: BaseName
+  /** Bytes of the NAR, where known. */
+  readonly narSize?: number | undefined
+  readonly holders: readonly MatchHolder[]
+}
+
+export interface CatalogMatches {
+  readonly matches: readonly CatalogMatch[]
+  /** Paths that match beyond the limit. */
+  readonly more: number
+}
+
+interface PathRow {
+  readonly id: number
+  readonly hashPart: string
+  readonly name: string
+  readonly narSize: number | null
+}
+
+/** Searches paths; takes its time in slices of a few milliseconds. `isOpen` turning false ends it with what it has. */
+export async function searchPaths(
+  sql: Statements,
+  query: CatalogQuery,
+  limit: number,
+  isOpen: () => boolean,
+): Promise<CatalogMatches> {
+  if (query.kind === 'path') return searchHashPart(sql, query, limit)
+  if (query.kind === 'glob' && query.hashPart !== undefined) {
+    return searchHashPart(sql, query, limit)
+  }
+  const found: PathRow[] = []
+  let more = 0
+  const { glob, like, indexed } = nameMatcher(query)
+  const last = sql('search.lastName').pluck().get() as number
+  for (let after = 0; after < last && isOpen(); await turn()) {
+    const upTo = indexed ? last : Math.min(last, after + SCANNED_NAMES)
+    const names = sql('search.namesLike').all({
+      like,
+      glob,
+      after,
+      upTo,
+      limit: TAKEN_NAMES,
+    }) as { id: number; name: string }[]
+    for (const { id, name } of names) {
+      const rows = sql('search.pathsOfName').all({ name: id }) as Omit<PathRow, 'name'>[]
+      for (const row of rows) {
+        if (found.length < limit) found.push({ ...row, name })
+        else more++
+      }
+    }
+    after = names.length < TAKEN_NAMES ? upTo : (names.at(-1)?.id ?? upTo)
+  }
+  found.sort((a, b) => compare(a.name, b.name) || compare(a.hashPart, b.hashPart))
+  return { matches: isOpen() ? found.map(row => withHolders(sql, row)) : [], more }
+}
+
+function searchHashPart(
+  sql: Statements,
+  query: Extract<CatalogQuery, { kind: 'path' | 'glob' }>,
+  limit: number,
+): CatalogMatches {
+  const rows = sql('search.byHashPart').all({
+    hashPart: query.hashPart,
+    limit: SAME_HASH_PART_MAX,
+  }) as PathRow[]
+  const pattern = query.kind === 'glob' ? nameMatcher(query).glob : undefined
+  const fits = rows.filter(({ name }) =>
+    query.kind === 'path'
+      ? query.name === undefined || query.name === name
+      : sql('search.fits').pluck().get(name, pattern) === 1,
+  )
+  return {
+    matches: fits.slice(0, limit).map(row => withHolders(sql, row)),
+    more: Math.max(0, fits.length - limit),
+  }
+}
+
+function withHolders(sql: Statements, row: PathRow): CatalogMatch {
+  const holders = sql('search.holdersOfPath').all(row.id) as (Omit<
+    MatchHolder,
+    'up' | 'lastSeen'
+  > & { up: number; lastSeen: number | null })[]
+  return {
+    baseName: `${row.hashPart}-${row.name}` as BaseName,
+    narSize: row.narSize ?? undefined,
+    holders: holders.map(holder => ({
+      ...holder,
+      up: holder.up === 1,
+      lastSeen: holder.lastSeen ?? undefined,
+    })),
+  }
+}
+
+const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)

@@ -1,0 +1,272 @@
+import type { Database } from 'better-sqlite3'
+import { createStatements, type Statements } from './statements.ts'
+
+// The one place that writes. It runs in a thread of its own (writer-thread.ts): a first scan of a million paths costs a
+// minute of inserts, and merges of the name index take 300 ms at once; on the main thread every narinfo would wait.
+
+/** Decisions and verifications kept: what was not used within the last this many uses is forgotten (about 0.5 GB of file). */
+export const REMEMBERED_ROWS = 1_000_000
+
+/** Rows deleted in one transaction of a sweep: short enough to keep the write-ahead log small. */
+const SWEEP_ROWS = 2000
+
+export interface DecisionRow {
+  readonly holderId: string
+  readonly hashPart: string
+  readonly identity: string
+  readonly epoch: string
+  readonly day: number
+  readonly value: string
+}
+
+export interface VerificationRow {
+  readonly holderId: string
+  readonly identity: string
+  readonly day: number
+  readonly verifiedAt: number
+  readonly problem: string | null
+}
+
+export interface HolderUpsert {
+  readonly id: string
+  readonly kind: string
+  readonly storeDir: string
+  readonly host: string
+  readonly up: number
+  readonly lastSeen: number | null
+  readonly problem: string | null
+}
+
+/** A path as a scan or a change brings it: hash part, name, and bytes of its NAR where known. */
+export type PathRow = readonly [hashPart: string, name: string, narSize?: number | undefined]
+
+/** What the writer is asked; each has its reply in {@link WriterReplies}. */
+export type WriterRequest =
+  | { readonly op: 'decisions'; readonly rows: readonly DecisionRow[] }
+  | { readonly op: 'verifications'; readonly rows: readonly VerificationRow[] }
+  | { readonly op: 'holder'; readonly row: HolderUpsert }
+  | { readonly op: 'scanBegin'; readonly holderId: string }
+  | { readonly op: 'scanPaths'; readonly scan: number; readonly paths: readonly PathRow[] }
+  | {
+      readonly op: 'scanSizes'
+      readonly scan: number
+      readonly sizes: readonly (readonly [pathId: number, narSize: number])[]
+    }
+  | { readonly op: 'scanEnd'; readonly scan: number; readonly at: number }
+  | { readonly op: 'scanAbort'; readonly scan: number }
+  | { readonly op: 'add'; readonly holderId: string; readonly paths: readonly PathRow[] }
+  | { readonly op: 'remove'; readonly holderId: string; readonly paths: readonly PathRow[] }
+
+/** Counts of a finished scan. */
+export interface ScanResult {
+  readonly paths: number
+  readonly narBytes: number
+  readonly added: number
+  readonly removed: number
+}
+
+export interface WriterReplies {
+  decisions: undefined
+  verifications: undefined
+  holder: undefined
+  scanBegin: number
+  /** Where in the batch a path stands whose size is not known yet, and its id for `scanSizes`. */
+  scanPaths: { readonly unsized: readonly (readonly [index: number, pathId: number])[] }
+  scanSizes: undefined
+  scanEnd: ScanResult
+  scanAbort: undefined
+  add: undefined
+  remove: undefined
+}
+
+interface Scan {
+  readonly holder: number
+  readonly holderId: string
+  /** One bit per path id that the holder still has: 125 KB for a million. */
+  seen: Uint8Array
+  paths: number
+  narBytes: number
+  added: number
+}
+
+/** The writer over a connection of its own. Throws what SQLite throws; a failed request leaves nothing half-written. */
+export function createWriter(database: Database): {
+  apply(request: WriterRequest): WriterReplies[keyof WriterReplies]
+} {
+  const sql = createStatements(database)
+  const scans = new Map<number, Scan>()
+  let lastScan = 0
+  const inTransaction = <T>(work: () => T): T => database.transaction(work)()
+
+  const apply = (request: WriterRequest): WriterReplies[keyof WriterReplies] => {
+    switch (request.op) {
+      case 'decisions':
+        return inTransaction(() => remember(sql, 'decisions', request.rows))
+      case 'verifications':
+        return inTransaction(() => remember(sql, 'verifications', request.rows))
+      case 'holder':
+        sql('holders.upsert').run(request.row)
+        return undefined
+      case 'scanBegin': {
+        const holder = inTransaction(() => numberOf(sql, request.holderId))
+        const seen = new Uint8Array(1024)
+        const { holderId } = request
+        scans.set(++lastScan, { holder, holderId, seen, paths: 0, narBytes: 0, added: 0 })
+        return lastScan
+      }
+      case 'scanPaths': {
+        const scan = scanOf(request.scan)
+        return inTransaction(() => ({ unsized: scanPaths(sql, scan, request.paths) }))
+      }
+      case 'scanSizes': {
+        const scan = scanOf(request.scan)
+        return inTransaction(() => {
+          for (const [path, narSize] of request.sizes) {
+            sql('holdings.setSize').run({ id: path, narSize })
+            scan.narBytes += narSize
+          }
+          return undefined
+        })
+      }
+      case 'scanEnd': {
+        const scan = scanOf(request.scan)
+        scans.delete(request.scan)
+        const removed = sweep(scan)
+        const { paths, narBytes, added } = scan
+        sql('holders.counted').run({
+          id: scan.holderId,
+          paths,
+          narBytes,
+          inventoryAt: request.at,
+        })
+        return { paths, narBytes, added, removed }
+      }
+      case 'scanAbort':
+        scans.delete(request.scan)
+        return undefined
+      case 'add':
+        return inTransaction(() => {
+          const holder = numberOf(sql, request.holderId)
+          for (const path of request.paths) hold(sql, holder, path)
+          return undefined
+        })
+      case 'remove':
+        return inTransaction(() => {
+          const holder = numberOf(sql, request.holderId)
+          for (const path of request.paths) {
+            const row = look(sql, holder, path)
+            if (row?.held === 1) drop(sql, holder, row.id)
+          }
+          return undefined
+        })
+    }
+  }
+
+  const scanOf = (number: number): Scan => {
+    const scan = scans.get(number)
+    if (scan === undefined) throw new Error(`no scan ${number} is under way`)
+    return scan
+  }
+
+  const sweep = (scan: Scan): number => {
+    let removed = 0
+    for (let after = 0; ;) {
+      const rows = sql('holdings.held')
+        .pluck()
+        .all({ holder: scan.holder, after, limit: SWEEP_ROWS }) as number[]
+      const last = rows.at(-1)
+      if (last === undefined) return removed
+      const gone = rows.filter(path => !isSeen(scan, path))
+      if (gone.length > 0) {
+        inTransaction(() => {
+          for (const path of gone) drop(sql, scan.holder, path)
+        })
+      }
+      removed += gone.length
+      after = last
+    }
+  }
+
+  return { apply }
+}
+
+function numberOf(sql: Statements, holderId: string): number {
+  const known = sql('holders.numberOf').pluck().get(holderId) as number | undefined
+  return known ?? (sql('holders.mint').pluck().get(holderId) as number)
+}
+
+function remember(
+  sql: Statements,
+  group: 'decisions' | 'verifications',
+  rows: readonly (DecisionRow | VerificationRow)[],
+): undefined {
+  for (const { holderId, ...row } of rows) {
+    sql(`${group}.put`).run({ ...row, holder: numberOf(sql, holderId) })
+  }
+  sql(`${group}.prune`).run({ window: REMEMBERED_ROWS })
+}
+
+interface PathState {
+  readonly id: number
+  readonly narSize: number | null
+  readonly held: number
+}
+
+function look(sql: Statements, holder: number, [hashPart, name]: PathRow): PathState | undefined {
+  return sql('holdings.look').get({ holder, hashPart, name }) as PathState | undefined
+}
+
+/** Makes the holding (and path and name) where missing; tells how the path stood before. */
+function hold(sql: Statements, holder: number, path: PathRow): PathState {
+  const [hashPart, name, narSize] = path
+  const state = look(sql, holder, path)
+  if (state !== undefined) {
+    if (state.held === 0) sql('holdings.hold').run({ holder, path: state.id })
+    if (state.narSize === null && narSize !== undefined) {
+      sql('holdings.setSize').run({ id: state.id, narSize })
+    }
+    return { ...state, narSize: state.narSize ?? narSize ?? null }
+  }
+  const nameId =
+    sql('holdings.nameId').pluck().get(name) ?? sql('holdings.addName').pluck().get(name)
+  const id = sql('holdings.addPath')
+    .pluck()
+    .get({ hashPart, name: nameId, narSize: narSize ?? null }) as number
+  sql('holdings.hold').run({ holder, path: id })
+  return { id, narSize: narSize ?? null, held: 0 }
+}
+
+function drop(sql: Statements, holder: number, path: number): void {
+  sql('holdings.drop').run({ holder, path })
+  const name = sql('holdings.dropPath').pluck().get({ path })
+  if (name !== undefined) sql('holdings.dropName').run({ name })
+}
+
+function scanPaths(sql: Statements, scan: Scan, paths: readonly PathRow[]): [number, number][] {
+  const unsized: [number, number][] = []
+  paths.forEach((path, index) => {
+    const state = hold(sql, scan.holder, path)
+    // A holder that lists a path twice (two narinfo files for one) has it once.
+    if (isSeen(scan, state.id)) return
+    see(scan, state.id)
+    scan.paths++
+    if (state.held === 0) scan.added++
+    if (state.narSize === null) unsized.push([index, state.id])
+    else scan.narBytes += state.narSize
+  })
+  return unsized
+}
+
+function isSeen(scan: Scan, path: number): boolean {
+  return ((scan.seen[path >>> 3] ?? 0) & (1 << (path & 7))) !== 0
+}
+
+function see(scan: Scan, path: number): void {
+  const byte = path >>> 3
+  if (byte >= scan.seen.length) {
+    const larger = new Uint8Array(Math.max(byte + 1, scan.seen.length * 2))
+    larger.set(scan.seen)
+    scan.seen = larger
+  }
+  scan.seen[byte] = (scan.seen[byte] ?? 0) | (1 << (path & 7))
+}
