@@ -107,7 +107,7 @@ t.test('versions', async t => {
 
 t.test('damage', async t => {
   for (const [name, spoil] of [
-    ['no database at all', (_: Buffer) => Buffer.from('garbage'.repeat(1000))],
+    ['no database at all', () => Buffer.from('garbage'.repeat(1000))],
     ['a header without the rest', (bytes: Buffer) => bytes.subarray(0, 600)],
     ['the schema overwritten', (bytes: Buffer) => Buffer.from(bytes).fill(0xaa, 100, 4096)],
   ] as const) {
