@@ -101,6 +101,8 @@ export const configSchema = z.strictObject({
   cache: z
     .strictObject({
       dir: absolutePath.optional(),
+      /** More flat binary caches to serve, read only. */
+      extraDirs: z.array(absolutePath).default([]),
       /** Bytes. */
       maxSize: parsed(
         z.union([z.string(), z.number()], SIZE_WANTED),
