@@ -49,6 +49,8 @@ export interface Catalog {
   readonly holders: {
     upsert(holder: Omit<CatalogHolder, 'paths' | 'narBytes' | 'inventoryAt'>): Promise<void>
     list(): readonly CatalogHolder[]
+    /** Takes a holder and its holdings out. */
+    forget(id: string): Promise<void>
   }
   readonly holdings: Holdings
   /** Matches in order of name, at most `limit`, and how many more there are. */
@@ -155,6 +157,9 @@ export function createCatalog({
           op: 'holder',
           row: { ...holder, up: up ? 1 : 0, lastSeen: lastSeen ?? null, problem: problem ?? null },
         })
+      },
+      async forget(holderId) {
+        await writer().ask({ op: 'forget', holderId })
       },
       list: () =>
         (read(sql => sql('holders.list').all()) as HolderRow[] | undefined)?.map(ofRow) ?? [],

@@ -45,6 +45,7 @@ export type WriterRequest =
   | { readonly op: 'decisions'; readonly rows: readonly DecisionRow[] }
   | { readonly op: 'verifications'; readonly rows: readonly VerificationRow[] }
   | { readonly op: 'holder'; readonly row: HolderUpsert }
+  | { readonly op: 'forget'; readonly holderId: string }
   | { readonly op: 'scanBegin'; readonly holderId: string }
   | { readonly op: 'scanPaths'; readonly scan: number; readonly paths: readonly PathRow[] }
   | {
@@ -69,6 +70,7 @@ export interface WriterReplies {
   decisions: undefined
   verifications: undefined
   holder: undefined
+  forget: undefined
   scanBegin: number
   /** Where in the batch a path stands whose size is not known yet, and its id for `scanSizes`. */
   scanPaths: { readonly unsized: readonly (readonly [index: number, pathId: number])[] }
@@ -107,13 +109,13 @@ export function createWriter(database: Database): {
       case 'holder':
         sql('holders.upsert').run(request.row)
         return undefined
-      case 'scanBegin': {
-        const holder = inTransaction(() => numberOf(sql, request.holderId))
-        const seen = new Uint8Array(1024)
-        const { holderId } = request
-        scans.set(++lastScan, { holder, holderId, seen, paths: 0, narBytes: 0, added: 0 })
+      case 'forget':
+        sweep(newScan(request.holderId))
+        sql('holders.forget').run(request.holderId)
+        return undefined
+      case 'scanBegin':
+        scans.set(++lastScan, newScan(request.holderId))
         return lastScan
-      }
       case 'scanPaths': {
         const scan = scanOf(request.scan)
         return inTransaction(() => ({ unsized: scanPaths(sql, scan, request.paths) }))
@@ -160,6 +162,11 @@ export function createWriter(database: Database): {
           return undefined
         })
     }
+  }
+
+  const newScan = (holderId: string): Scan => {
+    const holder = inTransaction(() => numberOf(sql, holderId))
+    return { holder, holderId, seen: new Uint8Array(1024), paths: 0, narBytes: 0, added: 0 }
   }
 
   const scanOf = (number: number): Scan => {

@@ -17,3 +17,7 @@ UPDATE holders SET paths = :paths, nar_bytes = :narBytes, inventory_at = :invent
 -- name: list
 SELECT id, kind, store_dir, host, up, last_seen, paths, nar_bytes, inventory_at, problem
 FROM holders WHERE kind IS NOT NULL ORDER BY number
+
+-- name: forget
+-- The number stays taken: proofs under it must not become another holder's.
+UPDATE holders SET kind = NULL, paths = NULL, nar_bytes = NULL, inventory_at = NULL WHERE id = ?

@@ -1,0 +1,96 @@
+import type { HolderStatus, WhoHasResult } from '../../protocol/api.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { EventBus } from '../events.ts'
+import type { Holder, HolderKind } from '../holders/holder.ts'
+import { createScanner, type Scanner } from './scanner.ts'
+import { whoHas } from './who-has.ts'
+
+/** How often holders are asked whether they changed, ms: a new path is found by name a second after it was built. */
+const CHECK_MS = 1000
+
+/** Holders that are this machine's own: what the configuration no longer names is gone. */
+const LOCAL_KINDS: ReadonlySet<HolderKind> = new Set(['nix-store', 'cache-dir'])
+
+export interface InventoryOptions {
+  readonly holders: readonly Holder[]
+  readonly catalog: Catalog
+  readonly events: EventBus
+  readonly hostName: string
+  readonly checkMs?: number | undefined
+  /** Ms since 1970. */
+  readonly clock?: (() => number) | undefined
+}
+
+/**
+ * Keeps the catalog's holders and holdings true for the holders of this host, and answers who has what: from the catalog,
+ * and for every local holder by asking it, since a path may have come or gone a moment ago.
+ */
+export interface Inventory {
+  /** Returns at once; the first scans run behind. */
+  open(): Promise<void>
+  /** Stops scans where they are. */
+  close(): Promise<void>
+  status(): HolderStatus[]
+  /** Never rejects for a bad query: the result says what is wrong with it. */
+  whoHas(query: string): Promise<WhoHasResult>
+  /** Resolves when no scan runs. */
+  idle(): Promise<void>
+}
+
+/** The inventory of one host; the catalog must be open while it is. */
+export function createInventory(options: InventoryOptions): Inventory {
+  const { holders, catalog, events, hostName, checkMs = CHECK_MS, clock = Date.now } = options
+  let scanners: readonly Scanner[] = []
+  let timer: NodeJS.Timeout | undefined
+
+  const scannerOf = (holderId: string) => scanners.find(({ holder }) => holder.id === holderId)
+  const onUp = (holderId: string): void => scannerOf(holderId)?.setUp(undefined)
+  const onDown = (holderId: string, problem: string): void => scannerOf(holderId)?.setUp(problem)
+  const check = (): void => {
+    for (const scanner of scanners) scanner.check()
+  }
+
+  return {
+    async open() {
+      if (timer !== undefined) return
+      timer = setInterval(check, checkMs).unref()
+      for (const { id, kind } of catalog.holders.list()) {
+        const known = holders.some(holder => holder.id === id)
+        if (LOCAL_KINDS.has(kind) && !known) await catalog.holders.forget(id)
+      }
+      const parts = { catalog, events, hostName, now: clock }
+      scanners = holders.map(holder => createScanner(holder, parts))
+      events.on('holder:up', onUp)
+      events.on('holder:down', onDown)
+      check()
+    },
+    async close() {
+      if (timer === undefined) return
+      clearInterval(timer)
+      timer = undefined
+      events.off('holder:up', onUp)
+      events.off('holder:down', onDown)
+      await Promise.all(scanners.map(scanner => scanner.close()))
+    },
+    status: () => scanners.map(statusOf),
+    whoHas: query => whoHas(query, { holders, catalog, hostName, now: clock }),
+    async idle() {
+      await Promise.all(scanners.map(scanner => scanner.idle()))
+    },
+  }
+}
+
+function statusOf(scanner: Scanner): HolderStatus {
+  const { id, kind, storeDir } = scanner.holder
+  const { up, problem, paths, narBytes, inventoryAt } = scanner.state()
+  return {
+    id,
+    kind,
+    up,
+    storeDir,
+    ...(problem === undefined ? {} : { problem }),
+    ...(paths === undefined ? {} : { paths }),
+    ...(narBytes === undefined ? {} : { narBytes }),
+    ...(inventoryAt === undefined ? {} : { inventoryAt: new Date(inventoryAt).toISOString() }),
+  }
+}
