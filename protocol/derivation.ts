@@ -3,12 +3,13 @@
 //   drv     = "Derive([" output,* "],[" input,* "],[" string,* "]," system "," builder ",[" arg,* "],[" env,* "])"
 //   output  = "(" name "," path "," hash-algorithm "," hash ")"
 //   input   = "(" drv path ",[" output name,* "])"         env = "(" name "," value ")"
-//   string  = '"' byte or escape* '"'                      escapes \" \\ \n \r \t
+//   string  = '"' (byte or escape)* '"'                    escapes \" \\ \n \r \t
 //
 // An output is by its three strings: path only: input-addressed; path, `[r:]algo`, hex digits: fixed; `[r:]algo` only:
 // floating; the same with the hash "impure": impure; none: deferred (its path is known after an input is built).
 // `text:` and `git:` are experimental methods. The grammar has a fixed depth, so the parser cannot be driven deep;
-// it runs once over the bytes. Not read: DrvWithVersion (dynamic derivations). Lists must be without doubles.
+// it runs once over the bytes. Stricter than Nix, so that a derivation has one spelling: no other escapes, no raw newline,
+// return or tab in a string, hex in lower case, nothing twice in a list. Not read: DrvWithVersion (dynamic derivations).
 // Source: NixOS/nix src/libstore/derivations.cc (parseDerivation, unparse).
 import { isUtf8 } from 'node:buffer'
 import { fail, problemOf } from './errors.ts'
@@ -66,12 +67,15 @@ const QUOTE = 0x22
 const BACKSLASH = 0x5c
 
 const BRACKET = 0x5d
+const TAB = 0x09
+const NEWLINE = 0x0a
+const RETURN = 0x0d
 
 /** The byte that stands for an escaped one: n, r, t, the quote and the backslash. */
 const ESCAPES: ReadonlyMap<number, number> = new Map([
-  [0x6e, 0x0a],
-  [0x72, 0x0d],
-  [0x74, 0x09],
+  [0x6e, NEWLINE],
+  [0x72, RETURN],
+  [0x74, TAB],
   [QUOTE, QUOTE],
   [BACKSLASH, BACKSLASH],
 ])
@@ -131,7 +135,10 @@ function readString(reader: Reader): string {
     if (byte === BACKSLASH) {
       escaped = true
       end++
-    } else highBits |= byte
+    } else {
+      if (byte === NEWLINE || byte === RETURN || byte === TAB) broken(end, 'unescaped white space')
+      highBits |= byte
+    }
   }
   reader.at = end + 1
   const raw = bytes.subarray(start, end)
@@ -229,6 +236,7 @@ function parseOutput(
   if (digits.length !== HASH_BYTES[algorithm] * 2) {
     broken(offset, `the hash ${digits} is not ${HASH_BYTES[algorithm] * 2} hex digits`)
   }
+  if (/[A-F]/.test(digits)) broken(offset, 'hex digits in upper case')
   const hash = parseAt(offset, () => parseHash(digits, { algorithm }))
   return { kind: 'fixed', path: storePath(), method, hash }
 }

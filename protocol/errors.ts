@@ -106,7 +106,7 @@ export type ErrorData = Readonly<Record<string, string | number | undefined>>
 const QUOTED_CHARACTERS = 120
 
 /** Control characters, and those that turn the writing direction: hostile text must not steer a terminal or forge log lines. */
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g
+const UNPRINTABLE = /[\p{Cc}\u2028-\u202e\u2066-\u2069]/gu
 
 const quote = (value: string | number | undefined): string => {
   const text = String(value)

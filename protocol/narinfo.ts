@@ -45,8 +45,8 @@ const COMPRESSIONS: ReadonlySet<string> = new Set<Compression>([
 const isCompression = (text: string): text is Compression => COMPRESSIONS.has(text)
 
 const FIELD_NAME = /^[A-Za-z0-9_-]+$/
-/** All but newline: none has business in a narinfo, and CR splits headers. */
-const CONTROL = /[\x00-\x09\x0b-\x1f\x7f]/
+/** All control characters but newline: none has business in a narinfo, and CR splits headers. */
+const CONTROL = /[^\n\x20-\x7e\x80-\xff]/
 /** Printable ASCII without space, `"`, `#`, `<`, `>`, `\`, `^`, backquote, `{`, `|`, `}`. */
 const URL_CHARACTERS = /^[!$-;=?-[\]_a-z~]+$/
 /** What nearly every cache writes: accepted by a look, since every rule below holds for it. */

@@ -2,8 +2,13 @@
 // secret key 64: seed and public key as libsodium keeps them, signature 64). The fingerprint is
 //   1;<store path>;sha256:<nix32 NAR hash>;<NAR size>;<references as full paths, sorted, comma-joined>
 // URL, compression, deriver and CA are not covered. Source: NixOS/nix src/libstore/path-info.cc, src/libutil/signature/.
-import { createPrivateKey, createPublicKey, sign as edSign, verify as edVerify } from 'node:crypto'
-import { generateKeyPairSync } from 'node:crypto'
+import {
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  sign as edSign,
+  verify as edVerify,
+} from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { fail } from './errors.ts'
 import { formatHash, requireTrustAnchor } from './hash.ts'

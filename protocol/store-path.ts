@@ -30,7 +30,7 @@ export const STORE_DIR_MAX_LENGTH = 1024
 const HASH_PART = /^[0-9a-df-np-sv-z]{32}$/
 const NAME = /^(?!\.\.?(?:-|$))[0-9A-Za-z+\-._?=]{1,211}$/
 const BASE_NAME = /^[0-9a-df-np-sv-z]{32}-(?!\.\.?(?:-|$))[0-9A-Za-z+\-._?=]{1,211}$/
-const STORE_DIR = /^(?:\/(?!\.\.?(?:\/|$))[^/\x00-\x20\x7f-\uffff:]+)+$/
+const STORE_DIR = /^(?:\/(?!\.\.?(?:\/|$))[!-.0-9;-~]+)+$/
 
 const invalid = (value: string, problem: string): never =>
   fail('STORE_PATH_INVALID', { value, problem })

@@ -60,7 +60,7 @@ t.test('tolerated', async t => {
   const put = (field: string, value: string) =>
     golden.replace(new RegExp(`${field}: .*\n`), `${field}: ${value}\n`)
   const { storePath, references } = parse(golden)
-  const [first, second, third] = references as [string, string, string]
+  const [first, second, third] = references as readonly string[] as [string, string, string]
   const sri = formatHash(parse(golden).narHash, 'sri')
   const cases: [name: string, text: string, expected: Partial<NarInfo>][] = [
     ['no Compression is bzip2', drop('Compression'), { compression: 'bzip2' }],
@@ -204,10 +204,15 @@ t.test('URLs', async t => {
 
 t.test('formatNarinfo leaves out what is not there', async t => {
   const storePath = parseStorePath(`/nix/store/${'0'.repeat(32)}-x`)
-  const info = {
-    ...{ storePath, url: 'nar/x.nar', compression: 'none', narSize: 1 },
-    ...{ narHash: hashOf('sha256', ''), references: [], signatures: [] },
-  } as const
+  const info: NarInfo = {
+    storePath,
+    url: 'nar/x.nar',
+    compression: 'none',
+    narHash: hashOf('sha256', ''),
+    narSize: 1,
+    references: [],
+    signatures: [],
+  }
   t.equal(
     formatNarinfo(info),
     `StorePath: ${storePath}\nURL: nar/x.nar\nCompression: none\n` +
