@@ -12,6 +12,8 @@ export interface BinaryCacheOptions {
   readonly compression: 'none' | 'xz' | 'zstd' | 'bzip2' | 'gzip' | 'br'
   /** Also write `.ls` listings and debug info links. */
   readonly listings?: boolean
+  /** Derivations whose build logs are copied too. */
+  readonly logs?: readonly string[]
 }
 
 let made = 0
@@ -36,6 +38,9 @@ export async function makeBinaryCache(
     `file:///client/${name}?${query.toString().replaceAll('%2F', '/')}`,
     ...paths,
   ])
+  if (options.logs !== undefined) {
+    await host.run('nix', ['store', 'copy-log', '--to', `file:///client/${name}`, ...options.logs])
+  }
   const { stdout } = await host.run('cat', [`/client/${name}.pub`])
   rmSync(join(host.dir, `${name}.sec`))
   return { dir: join(host.dir, name), publicKey: stdout.trim() }

@@ -5,8 +5,8 @@ import { get } from 'node:http'
 import { join } from 'node:path'
 import { freePort, tempDir, type Scope } from './scope.ts'
 
-/** The program as it is shipped. `npm run build` makes it, `npm test` does so first. */
-const PROGRAM = join(process.cwd(), 'dist/cli/main.js')
+/** The program as it is shipped (`npm run build` makes it, `npm test` does so first), or another one, installed elsewhere. */
+const PROGRAM = process.env.NARWHARF_PROGRAM ?? join(process.cwd(), 'dist/cli/main.js')
 
 /** Why no daemon can be started, or false: for tap's `skip`. */
 export const daemonSkip: false | string = existsSync(PROGRAM) ? false : 'needs npm run build'
