@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { createCatalog, type Catalog } from '../../../daemon/catalog/catalog.ts'
 import type { Holding, HolderKind } from '../../../daemon/holders/holder.ts'
