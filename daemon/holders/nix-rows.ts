@@ -28,11 +28,11 @@ export const hashPartRange = (storeDir: string, hashPart: HashPart): readonly [s
   `${storeDir}/${hashPart}.`,
 ]
 
-/** A row, checked; `text` is equal for rows that say the same. */
+/** A row, checked. */
 export interface NixRow {
   readonly id: number
   readonly registrationTime: number
-  readonly text: string
+  readonly columns: readonly unknown[]
   readonly info: PathInfo
   readonly ultimate: boolean
 }
@@ -50,8 +50,9 @@ type Columns = readonly [
   references: unknown,
 ]
 
-/** What tells two states of a row apart. */
-export const rowText = (columns: readonly unknown[]): string => columns.join('\0')
+/** Whether two readings of a row say the same. */
+export const sameRow = (a: readonly unknown[], b: readonly unknown[]): boolean =>
+  a.every((column, index) => column === b[index])
 
 const invalid = (value: unknown, problem: string): never =>
   fail('STORE_PATH_INVALID', { value: String(value), problem })
@@ -89,7 +90,7 @@ export function parseRow(columns: readonly unknown[], storeDir: string): NixRow 
   return {
     id,
     registrationTime,
-    text: rowText(columns),
+    columns,
     ultimate: ultimate === 1,
     info: {
       storePath,

@@ -54,8 +54,8 @@ const BUILD_TRACES: readonly (readonly [table: string, sql: string])[] = [
   ],
 ]
 
-/** Rows of one step of the walk for debug outputs: about a millisecond of the event loop. */
-const ROWS_PER_STEP = 1000
+/** Rows of one step of the walk for debug outputs: under a millisecond of the event loop. */
+const ROWS_PER_STEP = 500
 
 /** Most debug outputs looked through for a build id, the newest: one file system call each. */
 const DEBUG_OUTPUTS_MAX = 10_000

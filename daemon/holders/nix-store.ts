@@ -15,7 +15,7 @@ import {
   PATHS_AFTER,
   ROW_BY_HASH_PART,
   ROW_BY_ID,
-  rowText,
+  sameRow,
 } from './nix-rows.ts'
 import type { NixRow } from './nix-rows.ts'
 import { createNixExtras } from './nix-store-extras.ts'
@@ -37,7 +37,7 @@ export interface NixStoreOptions {
 }
 
 /** Rows of one step of a walk over all paths: under a millisecond of the event loop. */
-const PATHS_PER_BATCH = 1000
+const PATHS_PER_BATCH = 500
 
 /** NAR hash digits in an identity: with row id and inode enough to tell any two apart. */
 const IDENTITY_HASH_DIGITS = 16
@@ -47,8 +47,8 @@ interface Origin {
   readonly row: NixRow
   readonly root: string
   readonly rootStamp: string
-  /** Version of the database at which the row was last seen. */
-  version: number
+  /** Version of the database at which the row was last seen again: asking for it while finding would cost a third more. */
+  version: number | undefined
 }
 
 const ORIGIN = Symbol('row and root of a live path')
@@ -90,26 +90,19 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
   const physical = (storePath: string): string => physicalDir + storePath.slice(storeDir.length)
 
   const identityOf = (row: NixRow, rootStamp: string): string => {
-    const digits = Buffer.from(row.info.narHash.bytes)
-      .toString('hex')
-      .slice(0, IDENTITY_HASH_DIGITS)
+    const digits = String(row.columns[2]).slice(-IDENTITY_HASH_DIGITS)
     return `${row.id}.${row.registrationTime}.${digits}.${rootStamp}`
   }
 
   const find = (hashPart: HashPart): Holding | undefined => {
     const [above, below] = hashPartRange(storeDir, hashPart)
-    const { columns, version } = db.read(queries => ({
-      // Taken first: a write between the two makes the row look older than it is, never newer.
-      version: queries.version(),
-      columns: queries.get(ROW_BY_HASH_PART, above, below),
-    }))
-    noticeVersion(version)
+    const columns = db.read(queries => queries.get(ROW_BY_HASH_PART, above, below))
     if (columns === undefined) return undefined
     let row: NixRow
     try {
       row = parseRow(columns, storeDir)
     } catch (error) {
-      reach.bad(rowText(columns), String(columns[1]), problemOf(error))
+      reach.bad(columns.join('\0'), String(columns[1]), problemOf(error))
       return undefined
     }
     const root = physical(row.info.storePath)
@@ -121,7 +114,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
       identity: identityOf(row, rootStamp),
       builtHere: row.ultimate,
       compression: 'none',
-      [ORIGIN]: { row, root, rootStamp, version },
+      [ORIGIN]: { row, root, rootStamp, version: undefined },
     }
     return holding
   }
@@ -136,7 +129,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
         const version = noticeVersion(queries.version())
         if (version === origin.version) return true
         const columns = queries.get(ROW_BY_ID, origin.row.id)
-        if (columns === undefined || rowText(columns) !== origin.row.text) return false
+        if (columns === undefined || !sameRow(columns, origin.row.columns)) return false
         origin.version = version
         return true
       })

@@ -158,6 +158,7 @@ t.test('beside a busy Nix', { skip: noNix }, async t => {
     t.ok(kept && holder.isCurrent(kept))
     store.delete(name)
     t.equal(await holder.find(hashPartOf(pathOf(name))), undefined, `${name}: deleted`)
+    t.ok(kept && holder.isCurrent(kept))
   }
   t.ok(changes.length >= 6, 'each change was told')
   store.nix('nix-store', ['--gc'])
