@@ -58,9 +58,9 @@ const invalid = (value: unknown, problem: string): never =>
   fail('STORE_PATH_INVALID', { value: String(value), problem })
 
 function referencesOf(text: unknown, storeDir: string): readonly BaseName[] {
-  if (text === null) return []
+  if (typeof text !== 'string') return []
   const prefix = storeDir.length + 1
-  const references = String(text)
+  const references = text
     .split('\n')
     .map(path => parseStorePath(path, storeDir).slice(prefix) as BaseName)
   // Base names are ASCII: the default order is the order of bytes.
