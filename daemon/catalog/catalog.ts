@@ -76,6 +76,9 @@ export function createCatalog({
 }: CatalogOptions): Catalog {
   let database: Database | undefined
   let statements: Statements | undefined
+  // Searches take many turns: on a connection of their own they hold no old snapshot before anyone's eyes.
+  let searching: { readonly database: Database; readonly sql: Statements } | undefined
+  const searches = new Set<Promise<unknown>>()
   let client: WriterClient | undefined
   let problems: Problem[] = []
   let failure: Problem | undefined
@@ -126,6 +129,10 @@ export function createCatalog({
     statements = undefined
     database?.close()
     database = undefined
+    const searched = searching
+    searching = undefined
+    await Promise.allSettled(searches)
+    searched?.database.close()
     const ending = client
     client = undefined
     await ending?.close()
@@ -166,10 +173,16 @@ export function createCatalog({
     },
     holdings: createHoldings(writer, clock),
     async search(query, limit) {
-      const sql = statements
-      if (sql === undefined) return { matches: [], more: 0 }
+      if (database === undefined) return { matches: [], more: 0 }
       try {
-        return await searchPaths(sql, query, limit, () => statements === sql)
+        if (searching === undefined) {
+          const own = connect(file, { readOnly: true })
+          searching = { database: own, sql: createStatements(own) }
+        }
+        const mine = searching
+        const work = searchPaths(mine.sql, query, limit, () => searching === mine)
+        searches.add(work)
+        return await work.finally(() => searches.delete(work))
       } catch (error) {
         if (!isDamage(error)) throw error
         onDamage(problemOf(error))

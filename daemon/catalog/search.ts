@@ -5,10 +5,10 @@ import { nameMatcher, type CatalogQuery } from './query.ts'
 import type { Statements } from './statements.ts'
 
 /** Names looked at in one go where the index cannot narrow a pattern: about 3 ms, then others get their turn. */
-const SCANNED_NAMES = 20_000
+const SCANNED_NAMES = 10_000
 
-/** Matching names taken in one go. */
-const TAKEN_NAMES = 500
+/** Matching names, and matches completed, in one go: about 3 ms. */
+const TAKEN_NAMES = 250
 
 /** Paths with one hash part: more than one only where a name was forged. */
 const SAME_HASH_PART_MAX = 100
@@ -45,6 +45,38 @@ interface PathRow {
   readonly narSize: number | null
 }
 
+interface NameRow {
+  readonly id: number
+  readonly name: string
+}
+
+/** Names that match, in portions of a few milliseconds; between two, others have their turn. */
+async function* matchingNames(sql: Statements, query: CatalogQuery): AsyncGenerator<NameRow[]> {
+  const { glob, like, indexed } = nameMatcher(query)
+  if (!indexed) {
+    const last = sql('search.lastName').pluck().get() as number
+    for (let after = 0; after < last; after += SCANNED_NAMES) {
+      const bounds = { after, upTo: after + SCANNED_NAMES, glob }
+      const names = sql('search.namesBetween').all(bounds) as NameRow[]
+      for (let at = 0; at < names.length; at += TAKEN_NAMES) {
+        yield names.slice(at, at + TAKEN_NAMES)
+        await turn()
+      }
+      await turn()
+    }
+    return
+  }
+  let names: NameRow[] = []
+  for (const row of sql.unshared('search.namesLike').iterate({ glob, like })) {
+    names.push(row as NameRow)
+    if (names.length < TAKEN_NAMES) continue
+    yield names
+    names = []
+    await turn()
+  }
+  yield names
+}
+
 /** Searches paths; takes its time in slices of a few milliseconds. `isOpen` turning false ends it with what it has. */
 export async function searchPaths(
   sql: Statements,
@@ -58,28 +90,29 @@ export async function searchPaths(
   }
   const found: PathRow[] = []
   let more = 0
-  const { glob, like, indexed } = nameMatcher(query)
-  const last = sql('search.lastName').pluck().get() as number
-  for (let after = 0; after < last && isOpen(); await turn()) {
-    const upTo = indexed ? last : Math.min(last, after + SCANNED_NAMES)
-    const names = sql('search.namesLike').all({
-      like,
-      glob,
-      after,
-      upTo,
-      limit: TAKEN_NAMES,
-    }) as { id: number; name: string }[]
-    for (const { id, name } of names) {
+  for await (const names of matchingNames(sql, query)) {
+    // Leaving the loop also ends the statement, so that the connection can be closed.
+    if (!isOpen()) break
+    let taken = 0
+    for (; taken < names.length && found.length < limit; taken++) {
+      const { id, name } = names[taken] as NameRow
       const rows = sql('search.pathsOfName').all({ name: id }) as Omit<PathRow, 'name'>[]
-      for (const row of rows) {
-        if (found.length < limit) found.push({ ...row, name })
-        else more++
-      }
+      const room = limit - found.length
+      found.push(...rows.slice(0, room).map(row => ({ ...row, name })))
+      more += Math.max(0, rows.length - room)
     }
-    after = names.length < TAKEN_NAMES ? upTo : (names.at(-1)?.id ?? upTo)
+    if (taken < names.length) {
+      const rest = names.slice(taken).map(({ id }) => id)
+      more += sql('search.countOfNames').pluck().get(JSON.stringify(rest)) as number
+    }
   }
   found.sort((a, b) => compare(a.name, b.name) || compare(a.hashPart, b.hashPart))
-  return { matches: isOpen() ? found.map(row => withHolders(sql, row)) : [], more }
+  const matches: CatalogMatch[] = []
+  for (let at = 0; at < found.length && isOpen(); at += TAKEN_NAMES) {
+    matches.push(...found.slice(at, at + TAKEN_NAMES).map(row => withHolders(sql, row)))
+    await turn()
+  }
+  return { matches, more }
 }
 
 function searchHashPart(

@@ -6,8 +6,15 @@ const FILES = ['holders', 'holdings', 'decisions', 'verifications', 'search'] as
 
 type Group = (typeof FILES)[number]
 
-/** Looks a statement up as `group.name`, prepared on first use and kept. Throws for a name that no .sql file has. */
-export type Statements = (name: `${Group}.${string}`) => Statement
+type Name = `${Group}.${string}`
+
+/** The statements of one connection, by `group.name`; throws for a name that no .sql file has. */
+export interface Statements {
+  /** Prepared on first use and kept. */
+  (name: Name): Statement
+  /** Prepared anew: for iterating over several turns, when another may want the same one. */
+  unshared(name: Name): Statement
+}
 
 const HEADING = /^-- name: (\w+)$/m
 
@@ -28,14 +35,15 @@ function readTexts(): void {
 export function createStatements(database: Database): Statements {
   if (texts.size === 0) readTexts()
   const prepared = new Map<string, Statement>()
-  return name => {
+  const unshared = (name: Name): Statement => {
+    const text = texts.get(name)
+    if (text === undefined) throw new Error(`no statement ${name} in the .sql files`)
+    return database.prepare(text)
+  }
+  const shared = (name: Name): Statement => {
     let statement = prepared.get(name)
-    if (statement === undefined) {
-      const text = texts.get(name)
-      if (text === undefined) throw new Error(`no statement ${name} in the .sql files`)
-      statement = database.prepare(text)
-      prepared.set(name, statement)
-    }
+    if (statement === undefined) prepared.set(name, (statement = unshared(name)))
     return statement
   }
+  return Object.assign(shared, { unshared })
 }

@@ -12,18 +12,23 @@ const RECHECK_MS = 30_000
 
 /** Everything that a decision rests on: while this text is equal, the decision is. */
 export function evidenceOf(holder: Holder, { info, identity, builtHere }: Holding): string {
-  return JSON.stringify([
+  const { narHash, narSize, ca, deriver, signatures, references } = info
+  // Not JSON of it all: this is on the way of every narinfo. Only `ca` is any text; the rest has no line breaks.
+  return [
     holder.id,
     info.storePath,
     identity,
-    builtHere,
-    info.ca,
-    info.deriver,
-    info.signatures,
-    info.narSize,
-    Buffer.from(info.narHash.bytes).toString('base64'),
-    info.references,
-  ])
+    builtHere ? 'built here' : '',
+    ca === undefined ? '' : JSON.stringify(ca),
+    deriver ?? '',
+    narSize,
+    Buffer.from(narHash.bytes.buffer, narHash.bytes.byteOffset, narHash.bytes.length).toString(
+      'base64',
+    ),
+    narHash.algorithm,
+    signatures.join(' '),
+    references.join(' '),
+  ].join('\n')
 }
 
 /** Decisions already made: in memory, least recently used first out, and over restarts in the catalog. */

@@ -4,7 +4,7 @@ import { createCatalog } from '../../daemon/catalog/catalog.ts'
 import { encodeNix32 } from '../../protocol/nix32.ts'
 import type { StorePath } from '../../protocol/store-path.ts'
 
-const catalog = createCatalog({ file: process.argv[2] ?? '' })
+const catalog = createCatalog({ file: process.argv[2] ?? '', writerThread: false })
 await catalog.open()
 const holderId = 'cache-dir:/srv/cache'
 await catalog.holders.upsert({
