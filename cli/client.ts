@@ -1,0 +1,154 @@
+import { request, type IncomingMessage, type RequestOptions } from 'node:http'
+import type {
+  DoctorReply,
+  ErrorReply,
+  NixConfReply,
+  StatusReply,
+  WhoHasReply,
+  WhyNotReply,
+} from '../protocol/api.ts'
+import { CommandError } from './exit.ts'
+import type { Settings } from './settings.ts'
+
+/** Questions to a running daemon; see docs/http-api.md. Each rejects with a {@link CommandError}. */
+export interface Client {
+  status(): Promise<StatusReply>
+  whoHas(queries: readonly string[]): Promise<WhoHasReply>
+  whyNot(path: string): Promise<WhyNotReply>
+  nixConf(): Promise<NixConfReply>
+  doctor(): Promise<DoctorReply>
+}
+
+/** How long a daemon may take over an answer: a search over a million paths takes seconds. */
+const TIMEOUT_MS = 60_000
+
+/** Longest answer that is read: 200 queries with 1,000 matches each stay far below. */
+const REPLY_LIMIT_BYTES = 1 << 28
+
+/** Nobody answers: `nix-conf` and `doctor` go on without a daemon. */
+export class NotRunningError extends CommandError {}
+
+const isCode = (error: unknown, ...codes: readonly string[]): boolean =>
+  codes.includes((error as NodeJS.ErrnoException).code ?? '')
+
+function send(options: RequestOptions): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    const sent = request(options, resolve)
+    sent.once('error', reject)
+    sent.setTimeout(TIMEOUT_MS, () =>
+      sent.destroy(
+        new CommandError(
+          `the daemon gave no answer within ${TIMEOUT_MS / 1000} s`,
+          'look at its log: journalctl -u narwharf',
+        ),
+      ),
+    )
+    sent.end()
+  })
+}
+
+async function readBody(reply: IncomingMessage): Promise<unknown> {
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of reply as AsyncIterable<Buffer>) {
+    bytes += chunk.length
+    if (bytes > REPLY_LIMIT_BYTES) {
+      throw new CommandError('the answer is too long', 'ask for less at a time')
+    }
+    chunks.push(chunk)
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'))
+  } catch (error) {
+    throw new CommandError(
+      'the answer is not JSON',
+      'something else than narwharf answers at its control socket: see --config and --state-dir',
+      1,
+      error,
+    )
+  }
+}
+
+function refusal(body: unknown, status: number | undefined): CommandError {
+  const { error } = (body ?? {}) as Partial<ErrorReply>
+  return typeof error?.message === 'string'
+    ? new CommandError(error.message, error.hint)
+    : new CommandError(
+        `the daemon answered with HTTP status ${status}`,
+        'it may be of another version than this command: narwharf status',
+      )
+}
+
+/** Talks to the daemon over the first of its control sockets that answers. */
+export function createClient(settings: Settings): Client {
+  const { config, sockets, startCommand } = settings
+
+  const attempt = async (path: string): Promise<IncomingMessage> => {
+    let forbidden: string | undefined
+    for (const socketPath of sockets) {
+      try {
+        return await send({ socketPath, path })
+      } catch (error) {
+        if (isCode(error, 'EACCES', 'EPERM')) forbidden ??= socketPath
+        else if (!isCode(error, 'ENOENT', 'ECONNREFUSED', 'ENOTDIR')) throw error
+      }
+    }
+    const notRunning = new NotRunningError(
+      `the daemon is not running: nobody answers at ${sockets[0]}`,
+      `start it with: ${startCommand}`,
+    )
+    if (forbidden === undefined) throw notRunning
+    return askOverLoopback(path, forbidden)
+  }
+
+  /** Reading is allowed to every user of the machine over the loopback port; only the socket is for the daemon's group. */
+  const askOverLoopback = async (path: string, socket: string): Promise<IncomingMessage> => {
+    const { host, port } = config.http
+    const local = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
+    try {
+      return await send({ host: local, port, path })
+    } catch (error) {
+      throw new CommandError(
+        `may not open the control socket ${socket}`,
+        'run it as root, or as a member of the daemon’s group',
+        1,
+        error,
+      )
+    }
+  }
+
+  const get = async <Reply>(question: string, query: URLSearchParams): Promise<Reply> => {
+    const text = query.toString()
+    const path = `/api/v1/${question}${text === '' ? '' : `?${text}`}`
+    let reply
+    try {
+      reply = await attempt(path)
+      const body = await readBody(reply)
+      if (reply.statusCode === 200) return body as Reply
+      throw refusal(body, reply.statusCode)
+    } catch (error) {
+      if (error instanceof CommandError) throw error
+      throw new CommandError(
+        `the daemon broke off: ${(error as Error).message}`,
+        'look at its log: journalctl -u narwharf',
+        1,
+        error,
+      )
+    } finally {
+      reply?.destroy()
+    }
+  }
+
+  const none = new URLSearchParams()
+  return {
+    status: () => get('status', none),
+    whoHas: queries =>
+      get(
+        'who-has',
+        new URLSearchParams(queries.map((query): [string, string] => ['query', query])),
+      ),
+    whyNot: path => get('why-not', new URLSearchParams({ path })),
+    nixConf: () => get('nix-conf', none),
+    doctor: () => get('doctor', none),
+  }
+}
