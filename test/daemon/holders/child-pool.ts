@@ -1,9 +1,8 @@
-import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import type { ByteRange, ByteStream } from '../../../daemon/workers/byte-stream.ts'
 import type { NarPool } from '../../../daemon/workers/nar-pool.ts'
 import { NarwharfError } from '../../../protocol/errors.ts'
@@ -18,6 +17,14 @@ const UNPACKERS: Readonly<Record<Exclude<Compression, 'br'>, readonly string[]>>
   bzip2: ['bzip2', '-dc'],
   gzip: ['gzip', '-dc'],
 }
+/** Why tests over packed files are skipped here, or false. */
+export const noUnpackers: string | false = (() => {
+  const missing = ['xz', 'zstd', 'bzip2', 'gzip', 'brotli'].filter(
+    program => spawnSync(program, ['--help'], { stdio: 'ignore' }).error !== undefined,
+  )
+  return missing.length > 0 && `not installed: ${missing.join(', ')}`
+})()
+
 const unpacker = (compression: Compression): readonly string[] =>
   compression === 'br' ? ['brotli', '-dc'] : UNPACKERS[compression]
 
