@@ -393,7 +393,7 @@ t.test('a drive that is pulled out', { skip }, async t => {
   mkdirSync(dir)
   const mounted = spawnSync('mount', ['-t', 'tmpfs', 'tmpfs', dir])
   if (mounted.status !== 0) {
-    t.skip('no right to mount here')
+    t.pass('pulled out', { skip: 'no right to mount here' })
     return
   }
   t.teardown(() => spawnSync('umount', ['-l', dir]))
