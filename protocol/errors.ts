@@ -78,6 +78,10 @@ export const ERRORS = {
     message: '{compression} data is damaged: {problem}',
     hint: 'the file is damaged; another holder is tried',
   },
+  NAR_WORKER_LOST: {
+    message: 'a NAR worker thread stopped: {problem}',
+    hint: 'another takes its place; ask again, and report it if it comes back',
+  },
   CATALOG_TOO_NEW: {
     message: 'the catalog {file} has schema {found}, this narwharf knows up to {known}',
     hint: 'it was written by a newer narwharf: run that one, or start with another state directory',

@@ -1,89 +1,107 @@
 import { close, read } from 'node:fs'
 import { promisify } from 'node:util'
 import type { ByteStream } from './byte-stream.ts'
+import { createLoans, giveBuffer, takeBuffer, type Loans } from './chunk-buffers.ts'
+import { CHUNK_BYTES, READS_UNDER_WAY } from './limits.ts'
 
-/** Bytes of one read: large enough that the round trip through libuv's threads does not count. */
-const CHUNK_BYTES = 256 * 1024
-
-/** Most idle buffers kept for later streams (8 MiB): what 16 streams of two buffers each leave behind. */
-const IDLE_BUFFERS_MAX = 32
-
-const readAt = promisify(read)
 const closeFile = promisify(close)
 
-/** Whole buffers that no stream uses now. */
-const idle: Buffer[] = []
+const readAt = (fd: number, target: Buffer, position: number): Promise<number> =>
+  new Promise((resolve, reject) => {
+    read(fd, target, 0, target.length, position, (error, count) => {
+      if (error === null) resolve(count)
+      else reject(error)
+    })
+  })
 
-const takeBuffer = (): Buffer => idle.pop() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES)
+/** Part of a file: from `offset` up to `end`, exclusive. */
+export interface FilePart {
+  readonly offset: number
+  readonly end: number
+}
 
-const giveBack = (buffer: Buffer): void => {
-  if (idle.length < IDLE_BUFFERS_MAX) idle.push(buffer)
+/** One read under way: how much came, into which buffer. */
+interface Reading {
+  readonly buffer: ArrayBuffer
+  readonly wanted: number
+  readonly count: Promise<number>
+}
+
+async function readWhole(fd: number, target: Buffer, position: number): Promise<number> {
+  let filled = 0
+  while (filled < target.length) {
+    const count = await readAt(fd, target.subarray(filled), position + filled)
+    if (count === 0) break
+    filled += count
+  }
+  return filled
 }
 
 /**
- * A file's bytes from `offset` up to `end` (exclusive), one read ahead of the consumer. `open` gives a file descriptor
- * that the stream then owns and closes. A file that turns out shorter ends the stream early; errors of `open` and
- * of the reads are thrown out of the loop as they are.
+ * The bytes of a part of an open file, a few reads ahead of the consumer, in buffers lent by `loans`. Ends early where the
+ * file does. The descriptor stays open; when the generator has returned, no read uses it any more.
  */
-export function createFileStream(
-  open: () => Promise<number>,
-  { offset, end }: { readonly offset: number; readonly end: number },
-): ByteStream {
-  /** Buffers at the consumer, by the memory that a chunk is a view of. */
-  const lent = new Map<ArrayBufferLike, Buffer>()
-  let destroyed = false
-
-  const readChunk = async (fd: number, position: number): Promise<Buffer | undefined> => {
-    const wanted = Math.min(CHUNK_BYTES, end - position)
-    if (wanted <= 0) return undefined
-    const buffer = takeBuffer()
-    const { bytesRead } = await readAt(fd, buffer, 0, wanted, position)
-    if (bytesRead === 0) {
-      giveBack(buffer)
-      return undefined
+export async function* readFilePart(
+  fd: number,
+  { offset, end }: FilePart,
+  loans: Loans,
+): AsyncGenerator<Buffer, void, undefined> {
+  const readings: Reading[] = []
+  let position = offset
+  try {
+    for (;;) {
+      while (readings.length < READS_UNDER_WAY && position < end) {
+        const buffer = takeBuffer()
+        const wanted = Math.min(CHUNK_BYTES, end - position)
+        const count = readWhole(fd, Buffer.from(buffer, 0, wanted), position)
+        // A failure is thrown when its turn comes; until then it must not count as unhandled.
+        count.catch(() => undefined)
+        readings.push({ buffer, wanted, count })
+        position += wanted
+      }
+      const reading = readings[0]
+      if (reading === undefined) return
+      const count = await reading.count
+      readings.shift()
+      if (count === 0) giveBuffer(reading.buffer)
+      else yield loans.lend(reading.buffer, count)
+      if (count < reading.wanted) return
     }
-    lent.set(buffer.buffer, buffer)
-    return buffer.subarray(0, bytesRead)
+  } finally {
+    // A descriptor closed under a running read may by then be another file's.
+    await Promise.allSettled(readings.map(({ count }) => count))
+    for (const { buffer } of readings) giveBuffer(buffer)
   }
+}
 
-  const recycle = (chunk: Buffer): void => {
-    const buffer = lent.get(chunk.buffer)
-    if (buffer === undefined) return
-    lent.delete(chunk.buffer)
-    giveBack(buffer)
-  }
+/**
+ * A file's bytes from `offset` up to `end` (exclusive). `open` gives a file descriptor that the stream then owns and closes.
+ * A file that turns out shorter ends the stream early; errors of `open` and of the reads are thrown out of the loop as
+ * they are.
+ */
+export function createFileStream(open: () => Promise<number>, part: FilePart): ByteStream {
+  const loans = createLoans()
+  let destroyed = false
 
   async function* chunks(): AsyncGenerator<Buffer, void, undefined> {
     const fd = await open()
-    let ahead: Promise<Buffer | undefined> | undefined
     try {
-      let position = offset
-      ahead = readChunk(fd, position)
-      for (;;) {
-        const chunk: Buffer | undefined = await ahead
-        ahead = undefined
-        if (chunk === undefined) return
+      if (destroyed) return
+      for await (const chunk of readFilePart(fd, part, loans)) {
         if (destroyed) {
-          recycle(chunk)
+          loans.settle(chunk)
           return
         }
-        position += chunk.length
-        ahead = readChunk(fd, position)
-        // Its failure is thrown when its turn comes; until then it must not count as unhandled.
-        ahead.catch(() => undefined)
         yield chunk
       }
     } finally {
-      // A descriptor closed under a running read may by then be another file's.
-      const unused = await ahead?.catch(() => undefined)
-      if (unused !== undefined) recycle(unused)
       await closeFile(fd).catch(() => undefined)
     }
   }
 
   const iterator = chunks()
   return {
-    recycle,
+    recycle: loans.settle,
     destroy() {
       destroyed = true
       iterator.return().catch(() => undefined)

@@ -1,5 +1,12 @@
-import type { ErrorCode, ErrorData } from '../../protocol/errors.ts'
+import {
+  NarwharfError,
+  isNarwharfError,
+  problemOf,
+  type ErrorCode,
+  type ErrorData,
+} from '../../protocol/errors.ts'
 import type { Compression } from '../../protocol/path-info.ts'
+import type { FileSegment } from './pull-source.ts'
 
 // What the main thread and a worker say to each other. Buffers travel by transfer, both ways: nothing is copied.
 
@@ -24,13 +31,18 @@ export type ToWorker =
       readonly offset: number
       /** Exclusive; Infinity for the end. */
       readonly end: number
-      /** Chunks that may be under way at once. */
-      readonly credit: number
+      /** Where the first chunks go; no more come before more buffers do. */
+      readonly buffers: readonly ArrayBuffer[]
     }
   | { readonly op: 'task'; readonly id: number; readonly request: TaskRequest }
-  /** The consumer is done with a chunk: its buffer comes back, or only the permission to send another. */
-  | { readonly op: 'more'; readonly id: number; readonly buffer?: ArrayBuffer | undefined }
+  | { readonly op: 'buffers'; readonly id: number; readonly buffers: readonly ArrayBuffer[] }
   | { readonly op: 'stop'; readonly id: number }
+
+/** The last message about an id gives the buffers back that were not used. */
+interface Last {
+  readonly id: number
+  readonly unused: readonly ArrayBuffer[]
+}
 
 export type FromWorker =
   | {
@@ -39,16 +51,13 @@ export type FromWorker =
       readonly buffer: ArrayBuffer
       readonly length: number
     }
-  /** Bytes that the main thread reads by itself from an open file, which it then closes. */
-  | {
-      readonly op: 'segment'
-      readonly id: number
-      readonly fd: number
-      readonly offset: number
-      readonly length: number
-    }
-  | { readonly op: 'end'; readonly id: number; readonly result?: TaskResult | undefined }
-  | { readonly op: 'error'; readonly id: number; readonly error: WireError }
+  /** Bytes that the main thread reads by itself. */
+  | { readonly op: 'segment'; readonly id: number; readonly segment: FileSegment }
+  /** The end, of a stream with its last chunk if there is one: a small NAR is one message. */
+  | (Last & { readonly op: 'end'; readonly buffer?: ArrayBuffer; readonly length?: number })
+  | { readonly op: 'result'; readonly id: number; readonly result: TaskResult }
+  | (Last & { readonly op: 'error'; readonly error: WireError })
+  | (Last & { readonly op: 'stopped' })
 
 export interface TaskResult {
   readonly narHash?: Uint8Array | undefined
@@ -59,10 +68,17 @@ export interface TaskResult {
 }
 
 /** An error as it crosses threads: structured clone would make a plain Error of it. */
-export interface WireError {
-  readonly code?: ErrorCode | undefined
-  readonly data?: ErrorData | undefined
-  /** Of system errors: ENOENT, EACCES, … */
-  readonly errno?: string | undefined
-  readonly message: string
-}
+export type WireError =
+  { readonly code: ErrorCode; readonly data: ErrorData } | { readonly message: string }
+
+/** Packs an error for the way. */
+export const packError = (error: unknown): WireError =>
+  isNarwharfError(error)
+    ? { code: error.code, data: error.data }
+    : { message: error instanceof Error ? (error.stack ?? error.message) : problemOf(error) }
+
+/** The error as it was in the other thread; one that is not narwharf's own means a broken worker. */
+export const reviveError = (error: WireError): Error =>
+  'code' in error
+    ? new NarwharfError(error.code, error.data)
+    : new NarwharfError('NAR_WORKER_LOST', { problem: error.message })

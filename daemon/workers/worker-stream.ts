@@ -1,122 +1,134 @@
-import { close as closeFd } from 'node:fs'
-import type { Worker } from 'node:worker_threads'
-import { fail, NarwharfError } from '../../protocol/errors.ts'
 import type { ByteRange, ByteStream } from './byte-stream.ts'
-import { createFileStream } from './file-stream.ts'
+import { createLoans, giveBuffer, takeBuffer } from './chunk-buffers.ts'
+import { readSegment } from './file-segment.ts'
 import { STREAM_CREDIT } from './limits.ts'
-import type { FromWorker, StreamRequest, ToWorker, WireError } from './messages.ts'
+import { reviveError, type FromWorker, type StreamRequest } from './messages.ts'
+import type { WorkerThread } from './worker-thread.ts'
 
-/** The error that a worker met, as it was there. */
-export function revive({ code, data, errno, message }: WireError): Error {
-  if (code !== undefined) return new NarwharfError(code, data)
-  return errno === undefined
-    ? new Error(message)
-    : Object.assign(new Error(message), { code: errno })
-}
+/** Buffers are sent to a worker in twos: half the messages. */
+const BUFFERS_PER_MESSAGE = 2
 
-/** Whoever waits for a worker's messages about one id. */
-export interface Listener {
-  take(message: FromWorker): void
-}
-
-/** A worker thread and who listens to it. */
-export interface Thread {
-  readonly worker: Worker
-  readonly listeners: Map<number, Listener>
-  send(message: ToWorker, transfer?: ArrayBuffer[]): void
-}
-
-/** One stream out of a worker; it begins when the consumer asks for the first chunk. */
+/**
+ * The bytes of a request, from a worker that `pick` chooses when the consumer asks for the first chunk. The worker is given
+ * one buffer to begin with, enough for a small NAR, and more as the consumer takes chunks.
+ */
 export function createWorkerStream(
-  thread: Thread,
-  id: number,
+  pick: () => { readonly thread: WorkerThread; readonly id: number },
   request: StreamRequest,
   { offset = 0, end = Infinity }: ByteRange,
 ): ByteStream {
-  const queue: FromWorker[] = []
+  const loans = createLoans()
+  const arrived: FromWorker[] = []
+  let lost: Error | undefined
   let wake: (() => void) | undefined
-  let state: 'new' | 'running' | 'over' = 'new'
-  let segment: ByteStream | undefined
-  /** Chunks of the worker at the consumer, and those of segments. */
-  const lent = new Set<ArrayBufferLike>()
+  let destroyed = false
+  /** Set while the worker works for this stream. */
+  let running: { readonly thread: WorkerThread; readonly id: number } | undefined
+  /** Buffers at the worker, or on their way from it. */
+  let lent = 0
 
-  const close = () => {
-    if (state === 'running') {
-      thread.listeners.delete(id)
-      thread.send({ op: 'stop', id })
-    }
-    state = 'over'
-    for (const message of queue) if (message.op === 'segment') closeFd(message.fd, () => {})
-    queue.length = 0
-    segment?.destroy()
-    wake?.()
-  }
-
-  async function* chunks(): AsyncGenerator<Buffer, void, undefined> {
-    if (state === 'over') return
-    state = 'running'
-    thread.listeners.set(id, {
+  const start = (): void => {
+    running = pick()
+    const { thread, id } = running
+    thread.listen(id, {
       take(message) {
-        queue.push(message)
+        // After its last message a worker knows nothing more of the id.
+        if (message.op !== 'chunk' && message.op !== 'segment') settleWorker()
+        arrived.push(message)
+        wake?.()
+      },
+      lost(error) {
+        running = undefined
+        lost = error
         wake?.()
       },
     })
-    thread.send({ op: 'stream', id, request, offset, end, credit: STREAM_CREDIT })
+    const buffers = [takeBuffer()]
+    lent = 1
+    thread.send({ op: 'stream', id, request, offset, end, buffers }, buffers)
+  }
+
+  const settleWorker = (): void => {
+    running?.thread.forget(running.id)
+    running = undefined
+  }
+
+  const topUp = (): void => {
+    lent--
+    if (running === undefined || STREAM_CREDIT - lent < BUFFERS_PER_MESSAGE) return
+    const buffers = Array.from({ length: STREAM_CREDIT - lent }, takeBuffer)
+    lent = STREAM_CREDIT
+    running.thread.send({ op: 'buffers', id: running.id, buffers }, buffers)
+  }
+
+  const release = (): void => {
+    destroyed = true
+    if (running !== undefined) {
+      const { thread, id } = running
+      settleWorker()
+      thread.send({ op: 'stop', id })
+    }
+    for (const message of arrived) {
+      if ('buffer' in message && message.buffer !== undefined) giveBuffer(message.buffer)
+    }
+    arrived.length = 0
+    wake?.()
+  }
+
+  /** The next message; undefined once the stream was destroyed. */
+  const next = async (): Promise<FromWorker | undefined> => {
+    for (;;) {
+      if (destroyed) return undefined
+      const message = arrived.shift()
+      if (message !== undefined) return message
+      if (lost !== undefined) throw lost
+      await new Promise<void>(resolve => (wake = resolve))
+      wake = undefined
+    }
+  }
+
+  async function* chunks(): AsyncGenerator<Buffer, void, undefined> {
+    if (destroyed) return
     try {
+      start()
       for (;;) {
-        const message = queue.shift()
-        if (message === undefined) {
-          if ((state as string) === 'over') return
-          if (lent.size >= STREAM_CREDIT) {
-            // The consumer asks for more without giving anything back: its first chunk is written off.
-            const [oldest] = lent
-            if (oldest !== undefined) lent.delete(oldest)
-            thread.send({ op: 'more', id })
-          }
-          await new Promise<void>(resolve => (wake = resolve))
-          wake = undefined
-        } else if (message.op === 'chunk') {
-          lent.add(message.buffer)
-          yield Buffer.from(message.buffer, 0, message.length)
-        } else if (message.op === 'segment') {
-          const { fd } = message
-          segment = createFileStream(async () => fd, {
-            offset: message.offset,
-            end: message.offset + message.length,
-          })
-          let got = 0
-          for await (const chunk of segment) {
-            got += chunk.length
-            yield chunk
-          }
-          if (got < message.length && (state as string) !== 'over') {
-            const path = 'root' in request ? request.root : request.file
-            fail('NAR_MISMATCH', { path, field: 'size', actual: got, expected: message.length })
-          }
-          thread.send({ op: 'more', id })
-        } else {
-          thread.listeners.delete(id)
-          state = 'over'
-          if (message.op === 'error') throw revive(message.error)
-          return
+        const message = await next()
+        if (message === undefined) return
+        switch (message.op) {
+          case 'chunk':
+            topUp()
+            yield loans.lend(message.buffer, message.length)
+            break
+          case 'segment':
+            for await (const chunk of readSegment(message.segment, loans)) {
+              if (destroyed) {
+                loans.settle(chunk)
+                return
+              }
+              yield chunk
+            }
+            break
+          case 'error':
+            throw reviveError(message.error)
+          default:
+            if ('buffer' in message && message.buffer !== undefined) {
+              yield loans.lend(message.buffer, message.length ?? 0)
+            }
+            return
         }
       }
     } finally {
-      close()
+      release()
     }
   }
 
   const iterator = chunks()
   return {
     [Symbol.asyncIterator]: () => iterator,
-    recycle(chunk) {
-      const { buffer } = chunk
-      if (!lent.delete(buffer)) {
-        segment?.recycle(chunk)
-        return
-      }
-      thread.send({ op: 'more', id, buffer: buffer as ArrayBuffer }, [buffer as ArrayBuffer])
+    recycle: loans.settle,
+    destroy() {
+      release()
+      iterator.return().catch(() => undefined)
     },
-    destroy: close,
   }
 }
