@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { basename, relative } from 'node:path'
 import { run } from './run.ts'
 
 // `narwharf status | head -1` closes the pipe early, which is no failure.
@@ -7,4 +8,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error
 })
 
-process.exitCode = await run(process.argv.slice(2), process)
+/** The installed command, or this file as a clone runs it. */
+const script = process.argv[1] ?? ''
+const program = basename(script) === 'narwharf' ? 'narwharf' : `node ${relative('', script)}`
+
+const { stdout, stderr, env } = process
+process.exitCode = await run(process.argv.slice(2), { stdout, stderr, env, program })

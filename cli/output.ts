@@ -8,6 +8,8 @@ export interface Io {
   readonly stdout: Writable & { readonly isTTY?: boolean; readonly columns?: number }
   readonly stderr: Writable & { readonly isTTY?: boolean }
   readonly env: NodeJS.ProcessEnv
+  /** How the user calls this program, for commands shown in hints. */
+  readonly program: string
 }
 
 /** Options that every command has. */

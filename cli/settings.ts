@@ -32,7 +32,7 @@ export async function loadSettings(io: Io, options: GlobalOptions): Promise<Sett
   return {
     config,
     sockets: [...new Set([config.controlSocket, ...others])],
-    startCommand: ['narwharf daemon', ...flags.map(shellWord)].join(' '),
+    startCommand: [`${io.program} daemon`, ...flags.map(shellWord)].join(' '),
   }
 }
 
