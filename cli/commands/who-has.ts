@@ -2,22 +2,30 @@ import type { PathHolders, WhoHasResult } from '../../protocol/api.ts'
 import { EXIT } from '../exit.ts'
 import { formatSize, plural, printable } from '../format.ts'
 import type { Command } from '../command.ts'
-import { formatTable } from '../table.ts'
+import type { Output } from '../output.ts'
 
 type Holding = PathHolders['holders'][number]
 
 const stateOf = ({ up, lastSeen }: Holding): string =>
   up ? 'up' : lastSeen === undefined ? 'down' : `down, last seen ${lastSeen}`
 
-/** A row per holder; the path and its size stand at its first. */
-const rowsOf = ({ storePath, narSize, holders }: PathHolders): string[][] =>
-  holders.map((holder, i) => [
-    i === 0 ? printable(storePath) : '',
-    i > 0 || narSize === undefined ? '' : formatSize(narSize),
-    printable(holder.id),
-    printable(holder.host),
-    printable(stateOf(holder)),
-  ])
+/** A path whole on a line of its own, so that it can be copied; its holders below, in columns. */
+function print(out: Output, matches: readonly PathHolders[]): void {
+  const holders = matches.flatMap(match => match.holders)
+  const width = (text: (holder: Holding) => string): number =>
+    Math.max(...holders.map(holder => printable(text(holder)).length))
+  const idWidth = width(({ id }) => id)
+  const hostWidth = width(({ host }) => host)
+  for (const { storePath, narSize, holders: own } of matches) {
+    const size = narSize === undefined ? '' : `  ${formatSize(narSize)}`
+    out.print(`${out.colors.bold(printable(storePath))}${size}`)
+    for (const holder of own) {
+      const id = printable(holder.id).padEnd(idWidth)
+      const host = printable(holder.host).padEnd(hostWidth)
+      out.print(`  ${id}  ${host}  ${printable(stateOf(holder))}`)
+    }
+  }
+}
 
 const answered = ({ matches }: WhoHasResult): boolean =>
   matches.some(({ holders }) => holders.length > 0)
@@ -29,9 +37,10 @@ export const whoHas: Command = async ({ client, out, io, arguments: queries }) =
   if (out.asJson) {
     out.json(reply)
   } else {
-    const rows = results.flatMap(({ matches }) => matches.flatMap(rowsOf))
-    const head = ['PATH', 'SIZE', 'HOLDER', 'HOST', 'STATE']
-    if (rows.length > 0) out.print(formatTable(rows, { head, right: [1], width: out.width }))
+    print(
+      out,
+      results.flatMap(({ matches }) => matches),
+    )
     for (const { query, more } of results.filter(result => result.more > 0)) {
       out.note(`${printable(query)}: and ${plural(more, 'path')} more (ask more narrowly)`)
     }
