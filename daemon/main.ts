@@ -164,6 +164,7 @@ async function openRooms(
   const holderStatus = (): HolderStatus[] => inventory.status()
   const problems = (): Problem[] => [
     ...catalog.problems(),
+    ...trust.problems(),
     ...holderStatus()
       .filter(({ up }) => !up)
       .map(({ id, problem }) => ({
