@@ -119,8 +119,9 @@ export function encodeNar(tree: NarTree): Buffer {
     write(MAX_NODE_BYTES, target => putNodeStart(target, 0, name))
     switch (node.type) {
       case 'regular': {
-        const { contents, executable = false } = node
-        write(MAX_NODE_BYTES, target => putRegular(target, 0, contents.length, executable))
+        const { contents, executable } = node
+        const mark = executable === true
+        write(MAX_NODE_BYTES, target => putRegular(target, 0, contents.length, mark))
         add(Buffer.from(contents))
         write(ALIGNMENT, target => putPadding(target, 0, contents.length))
         break
