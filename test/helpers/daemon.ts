@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
-import { get } from 'node:http'
+import { Agent, get } from 'node:http'
 import { join } from 'node:path'
 import { freePort, tempDir, type Scope } from './scope.ts'
 
@@ -156,15 +156,26 @@ export interface Reply {
   readonly body: string
 }
 
+/** What {@link fetchText} is told. */
+export interface FetchOptions {
+  readonly method?: string
+  readonly headers?: Readonly<Record<string, string>>
+  /** Use connections again; by default each request has its own. */
+  readonly keepAlive?: boolean
+}
+
+const keptConnections = new Agent({ keepAlive: true })
+
 /** One plain HTTP request; rejects when the connection breaks. */
-export function fetchText(
-  url: string,
-  options: { readonly method?: string; readonly headers?: Readonly<Record<string, string>> } = {},
-): Promise<Reply> {
+export function fetchText(url: string, options: FetchOptions = {}): Promise<Reply> {
   return new Promise((resolve, reject) => {
     get(
       url,
-      { method: options.method ?? 'GET', headers: { ...options.headers }, agent: false },
+      {
+        method: options.method ?? 'GET',
+        headers: { ...options.headers },
+        agent: options.keepAlive === true && keptConnections,
+      },
       response => {
         const chunks: Buffer[] = []
         response.on('data', (chunk: Buffer) => chunks.push(chunk))
