@@ -46,6 +46,10 @@ const nearestExisting = (path: string): string =>
 /** Whether a daemon of this user could keep its state there. */
 export function checkStateDir(stateDir: string): Finding {
   const place = nearestExisting(stateDir)
+  if (!statSync(place).isDirectory()) {
+    const mend = `rm ${place}   # or choose another place with --state-dir DIR`
+    return fault('state-dir', 'warning', `${place} is not a folder`, mend)
+  }
   try {
     accessSync(place, constants.R_OK | constants.W_OK | constants.X_OK)
     const what = place === stateDir ? 'can be written' : 'can be made'
