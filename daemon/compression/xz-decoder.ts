@@ -4,11 +4,17 @@ import { damaged, ENDS_EARLY, type Decoder, type PackedSource } from './decoder.
 /** Memory that an xz file may ask for: `xz -9` needs 65 MiB to unpack, and nothing writes caches with more. */
 export const XZ_MEMORY_LIMIT_BYTES = 80 * 1024 * 1024
 
-/**
- * Packed bytes of one call: xz packs zeros 7,000-fold and the library collects all output of a call, so that this bounds
- * what one call makes (28 MiB; ordinary NARs 20 KiB).
- */
+/** Packed bytes of one call; an ordinary NAR becomes 20 KiB of them. */
 const SLICE_BYTES = 4 * 1024
+
+/**
+ * The same after a call that made much: xz packs zeros 7,000-fold and the library collects all output of a call, so that
+ * this bounds what a hostile file makes of it (28 MiB once, then 2 MiB).
+ */
+const DENSE_SLICE_BYTES = 256
+
+/** What is much: bytes of output of one call. */
+const DENSE_OUTPUT_BYTES = 1024 * 1024
 
 /** Bytes of one output buffer of the library. */
 const OUTPUT_BYTES = 64 * 1024
@@ -47,6 +53,7 @@ export function createXzDecoder(source: PackedSource): Decoder {
   let outputAt = 0
   let input: Buffer = Buffer.alloc(0)
   let at = 0
+  let sliceBytes = DENSE_SLICE_BYTES
   let problem: Error | undefined
   let inputEnded = false
   let finished = false
@@ -65,9 +72,11 @@ export function createXzDecoder(source: PackedSource): Decoder {
       input = next ?? Buffer.alloc(0)
       at = 0
     }
-    const slice = inputEnded ? null : input.subarray(at, at + SLICE_BYTES)
+    const slice = inputEnded ? null : input.subarray(at, at + sliceBytes)
     at += slice?.length ?? 0
     native.code(slice, false)
+    const dense = outputs.length * OUTPUT_BYTES > DENSE_OUTPUT_BYTES
+    sliceBytes = dense ? DENSE_SLICE_BYTES : SLICE_BYTES
   }
 
   const explain = (error: Error): never => {
