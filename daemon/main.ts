@@ -77,6 +77,10 @@ function localUrl(host: string, port: number): string {
 export async function runDaemon(config: Config): Promise<Daemon> {
   const log = createLog(config.log.level)
   const rooms = createClosers(log)
+  // One failed answer must not end the service to everybody else; what is behind it is in the log.
+  const onRejection = (error: unknown) => log.error({ err: error }, 'something failed unseen')
+  process.on('unhandledRejection', onRejection)
+  rooms.push('the last net', () => process.off('unhandledRejection', onRejection))
   try {
     return await openRooms(config, log, rooms)
   } catch (error) {

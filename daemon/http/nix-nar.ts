@@ -125,23 +125,22 @@ async function sendBody(
   const before = response.socket?.bytesWritten ?? 0
   response.setTimeout(IDLE_LIMIT_MS, () => response.destroy())
   counters.nars++
-  let problem: unknown
+  let problem: Error | undefined
   try {
     if (await pump(response, stream)) {
       response.end()
       return
     }
   } catch (error) {
-    problem = error
+    problem = error instanceof Error ? error : new Error('unknown', { cause: error })
   } finally {
     counters.narBytes += (response.socket?.bytesWritten ?? before) - before
   }
   counters.narsBroken++
   if (problem !== undefined) {
-    const message = problem instanceof Error ? problem.message : String(problem)
     log.warn(
       { hashPart: url.hashPart, code: isNarwharfError(problem) ? problem.code : undefined },
-      `a NAR broke off on its way to a client, which will resume or ask elsewhere: ${message}`,
+      `a NAR broke off on its way to a client, which will resume or ask elsewhere: ${problem.message}`,
     )
   }
   response.destroy()

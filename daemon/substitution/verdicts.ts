@@ -93,7 +93,10 @@ export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts 
       let entry = running.get(key)
       if (entry === undefined) {
         const abort = new AbortController()
-        const verdict = work(holder, holding, abort.signal).finally(() => running.delete(key))
+        // Whoever waits must get a word: a check that failed for whatever reason says nothing of the bytes.
+        const verdict = work(holder, holding, abort.signal)
+          .catch((): Verdict => 'gone')
+          .finally(() => running.delete(key))
         entry = { verdict, abort, waiting: 0 }
         running.set(key, entry)
       }
