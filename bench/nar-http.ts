@@ -15,13 +15,6 @@ const STREAMS = 16
 const MEMORY_LIMIT = 150e6
 const SMALL_REQUESTS = quick ? 50 : 500
 
-const scope = createScope()
-try {
-  await main(scope)
-} finally {
-  await scope.close()
-}
-
 async function main(scope: Scope): Promise<void> {
   const store = await makeTreeStore(scope)
   const daemon = await startDaemon(scope, {
@@ -124,4 +117,11 @@ async function sixteenStreams(
   )
   const { peak } = memory(daemon.pid)
   reportValue(`peak memory at ${STREAMS} streams`, 'MB', peak / 1e6, { atMost: MEMORY_LIMIT / 1e6 })
+}
+
+const scope = createScope()
+try {
+  await main(scope)
+} finally {
+  await scope.close()
 }

@@ -28,13 +28,6 @@ const LARGE = quick ? 50_000 : 1_000_000
 /** File systems in memory: the file system is not what is measured. */
 const BASE_DIR = '/dev/shm'
 
-const scope = createScope()
-try {
-  await main(scope)
-} finally {
-  await scope.close()
-}
-
 /** A server, and what it must be charged for. */
 interface Served {
   readonly url: string
@@ -227,4 +220,11 @@ async function underLoad(scope: Scope): Promise<void> {
     'requests/s',
     of(({ requestsPerSecond }) => requestsPerSecond),
   )
+}
+
+const scope = createScope()
+try {
+  await main(scope)
+} finally {
+  await scope.close()
 }

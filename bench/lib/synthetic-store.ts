@@ -24,8 +24,9 @@ create index IndexDerivationOutputs on DerivationOutputs(path);`
 /** What paths of nixpkgs have on average, and what the prototypes were measured with. */
 const REFERENCES = 6
 
-/** Names of the usual length. */
-const NAMES = ['glibc-2.40', 'perl5.40-XML-Parser', 'firefox-128.5', 'python3.12-numpy-2.1', 'a']
+/** Names of the usual lengths; a version makes each name common to about ten paths, as rebuilds of one package are. */
+const NAMES = ['glibc', 'perl5.40-XML-Parser', 'firefox-unwrapped', 'python3.12-numpy', 'a']
+const PATHS_PER_NAME = 10
 
 export interface SyntheticStore {
   /** For `store.root`. */
@@ -37,7 +38,11 @@ export interface SyntheticStore {
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest()
 const hashPartAt = (index: number) => encodeNix32(sha256(`path ${index}`).subarray(0, 20))
-const nameAt = (index: number) => `${hashPartAt(index)}-${NAMES[index % NAMES.length]}`
+const packageAt = (index: number) => {
+  const version = Math.floor(index / NAMES.length / PATHS_PER_NAME)
+  return `${NAMES[index % NAMES.length]}-1.${version}`
+}
+const nameAt = (index: number) => `${hashPartAt(index)}-${packageAt(index)}`
 
 /** Makes it, in memory file systems where there are (a million inodes take 1 GB there). */
 export function makeSyntheticStore(scope: Scope, count: number, baseDir?: string): SyntheticStore {
@@ -64,7 +69,7 @@ export function makeSyntheticStore(scope: Scope, count: number, baseDir?: string
         `/nix/store/${name}`,
         `sha256:${hash.toString('hex')}`,
         1_700_000_000 + i,
-        `/nix/store/${hashPartAt(-i - 1)}-${NAMES[i % NAMES.length]}.drv`,
+        `/nix/store/${hashPartAt(-i - 1)}-${packageAt(i)}.drv`,
         1000 + (hash.readUInt32LE(0) % 1_000_000),
       )
       closeSync(openSync(join(store, name), 'w'))

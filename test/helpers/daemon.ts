@@ -91,17 +91,14 @@ async function launch(
     stream.setEncoding('utf8').on('data', (text: string) => (output += text))
   }
   const http = config.http as { readonly host: string; readonly port: number }
-  await saysAddress(child, http.port, () => output)
+  const publicKey = await saysReady(child, () => output)
   // A daemon open to the network is asked as its own machine would ask it.
   const host = http.host === '0.0.0.0' ? '127.0.0.1' : http.host
   const url = `http://${host}:${http.port}`
-  const status = JSON.parse((await fetchText(`${url}/api/v1/status`)).body) as {
-    readonly publicKey: string
-  }
   return {
     url,
     port: http.port,
-    publicKey: status.publicKey,
+    publicKey,
     stateDir: join(directory, 'state'),
     configFile,
     pid: child.pid ?? 0,
@@ -123,19 +120,24 @@ async function launch(
   }
 }
 
-/** Resolves when the daemon has printed its address: it listens then. Rejects with what it wrote if it ends or hangs. */
-function saysAddress(child: ChildProcess, port: number, output: () => string): Promise<void> {
+/** The line for nix.conf that a daemon prints once it listens. */
+const KEY_LINE = /trusted-public-keys = (\S+:\S+=)\n/
+
+/** Resolves to the public key when the daemon has printed it: it listens then. Rejects with what it wrote if it ends or hangs. */
+function saysReady(child: ChildProcess, output: () => string): Promise<string> {
   return new Promise((resolve, reject) => {
     const finish = (problem?: string) => {
       clearTimeout(timer)
       child.stdout?.off('data', look)
       child.stderr?.off('data', look)
       child.off('close', onClose)
-      if (problem === undefined) resolve()
-      else reject(new Error(`the daemon ${problem}\n${output()}`))
+      if (problem !== undefined) reject(new Error(`the daemon ${problem}\n${output()}`))
     }
     const look = () => {
-      if (output().includes(`:${port}`)) finish()
+      const key = KEY_LINE.exec(output())?.[1]
+      if (key === undefined) return
+      finish()
+      resolve(key)
     }
     const onClose = () => finish(`ended with ${child.exitCode ?? child.signalCode}`)
     const timer = setTimeout(() => {
