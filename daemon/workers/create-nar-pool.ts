@@ -12,9 +12,16 @@ const MAX_THREADS = 4
 /** Threads by default: one core is the main thread's; two at least, so that one serves while another decodes xz. */
 const defaultThreads = (): number => Math.min(MAX_THREADS, Math.max(2, availableParallelism() - 1))
 
+export interface NarPoolOptions {
+  /** Most worker threads. */
+  readonly threads?: number | undefined
+  /** How a thread is started. */
+  readonly startThread?: (() => WorkerThread) | undefined
+}
+
 /** Makes the pool; threads are started when there is work for them, and anew where one was lost. */
-export function createNarPool(options: { readonly threads?: number } = {}): NarPool {
-  const count = options.threads ?? defaultThreads()
+export function createNarPool(options: NarPoolOptions = {}): NarPool {
+  const { threads: count = defaultThreads(), startThread = startWorkerThread } = options
   let threads: WorkerThread[] = []
   let isOpen = false
   let lastId = 0
@@ -28,7 +35,7 @@ export function createNarPool(options: { readonly threads?: number } = {}): NarP
       if (best === undefined || thread.busy < best.busy) best = thread
     }
     if (best === undefined || (best.busy > 0 && threads.length < count)) {
-      best = startWorkerThread()
+      best = startThread()
       threads.push(best)
     }
     return { thread: best, id: ++lastId }
@@ -76,7 +83,7 @@ export function createNarPool(options: { readonly threads?: number } = {}): NarP
       if (isOpen) return
       isOpen = true
       // One is ready for the first request.
-      threads = [startWorkerThread()]
+      threads = [startThread()]
     },
     async close() {
       isOpen = false
