@@ -35,7 +35,8 @@ function createDigest() {
     const failure = /^\s+not ok \d/.test(line)
     if (failure) inDetails = true
     const quiet = /^(TAP version|1\.\.|# Subtest|\s+---$|# time=|$)/.test(line)
-    if (failure || inDetails || (!quiet && !/^\s/.test(line))) console.log(line)
+    const coverage = /^.*\|(?:\s*[\d.]+ \|){4}/.test(line)
+    if (failure || inDetails || coverage || (!quiet && !/^\s/.test(line))) console.log(line)
     if (/^\s+\.\.\.$/.test(line) || (/^\s+(?:ok \d|\d+\.\.\d|# )/.test(line) && !failure)) {
       inDetails = false
     }
