@@ -44,7 +44,11 @@ export const badExchanges = (proxy: RecordingProxy): readonly string[] =>
     .map(({ method, url, status }) => `${status} ${method} ${url}`)
 
 /** Starts a proxy before a daemon. A daemon that cannot be reached is a connection closed without an answer, status 0. */
-export async function startProxy(scope: Scope, target: string): Promise<RecordingProxy> {
+export async function startProxy(
+  scope: Scope,
+  target: string,
+  host = '127.0.0.1',
+): Promise<RecordingProxy> {
   const agent = new Agent({ keepAlive: true, maxSockets: 64 })
   const sockets = new Set<Socket>()
   const proxy: RecordingProxy & { url: string } = {
@@ -61,8 +65,8 @@ export async function startProxy(scope: Scope, target: string): Promise<Recordin
     sockets.add(socket)
     socket.on('close', () => sockets.delete(socket))
   })
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  proxy.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  await new Promise<void>(resolve => server.listen(0, host, resolve))
+  proxy.url = `http://${host}:${(server.address() as AddressInfo).port}`
   scope.teardown(async () => {
     agent.destroy()
     for (const socket of sockets) socket.destroy()

@@ -12,7 +12,7 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import { makeBinaryCache } from '../helpers/binary-cache.ts'
 import type { LabClosure } from '../helpers/closure.ts'
-import { fetchText, startDaemon, type Reply } from '../helpers/daemon.ts'
+import { fetchText, startDaemon } from '../helpers/daemon.ts'
 import { useSubstituters } from '../helpers/nix-client.ts'
 import { makeNixHost } from '../helpers/nix-host.ts'
 import { GOOD_STATUSES, startProxy } from '../helpers/proxy.ts'
@@ -97,28 +97,34 @@ const DAMAGES: Readonly<Record<string, Damage>> = {
     ),
 }
 
-/** Damages that the daemon may mend: what it sends then must be the right bytes. */
+/**
+ * Told by the narinfo, which is given before the NAR was ever read: the first client is refused the NAR, and only then does
+ * the daemon know which holder is right.
+ */
+const KNOWN_ONLY_AFTERWARDS: ReadonlySet<string> = new Set(['the wrong compression'])
+
 const hashPartOf = (path: string) => path.slice('/nix/store/'.length, '/nix/store/'.length + 32)
 
-/** What a client gets for a path: the NAR, or nothing. */
-async function ask(url: string, path: string): Promise<{ nar?: Reply; statuses: number[] }> {
-  const narinfo = await fetchText(`${url}/${hashPartOf(path)}.narinfo`)
-  if (narinfo.status !== 200) return { statuses: [narinfo.status] }
-  const nar = await fetchText(`${url}/${fieldsOf(narinfo.body).URL}`)
-  const statuses = [narinfo.status, nar.status]
-  return nar.status === 200 ? { nar, statuses } : { statuses }
+/** What a client gets for a path: the unpacked NAR, or nothing. */
+interface Answer {
+  readonly statuses: readonly number[]
+  readonly nar?: Buffer
 }
 
-/** The bytes that unpack to the path's NAR, for comparing. */
-function unpacked(reply: Reply, narinfo: string): Buffer {
-  const compression = fieldsOf(narinfo).Compression ?? 'none'
-  const command =
-    { none: 'cat', xz: 'xz', zstd: 'zstd', bzip2: 'bzip2' }[compression] ?? compression
-  const { stdout } = spawnSync(command, command === 'cat' ? [] : ['-dc'], {
-    input: reply.bytes,
-    maxBuffer: 1 << 26,
-  })
-  return stdout
+async function ask(url: string, path: string): Promise<Answer> {
+  const narinfo = await fetchText(`${url}/${hashPartOf(path)}.narinfo`)
+  if (narinfo.status !== 200) return { statuses: [narinfo.status] }
+  const { URL: narUrl, Compression: compression = 'bzip2' } = fieldsOf(narinfo.body)
+  const reply = await fetchText(`${url}/${narUrl}`)
+  const statuses = [narinfo.status, reply.status]
+  return reply.status === 200 ? { statuses, nar: unpack(reply.bytes, compression) } : { statuses }
+}
+
+/** Unpacks as the client does who believes the narinfo; what does not unpack is no NAR. */
+function unpack(bytes: Buffer, compression: string): Buffer {
+  if (compression === 'none') return bytes
+  const command = compression === 'gzip' ? 'gzip' : compression
+  return spawnSync(command, ['-dc'], { input: bytes, maxBuffer: 1 << 26 }).stdout
 }
 
 /** Every kind of damage, in directories of three compressions: refused where alone, served from a sound holder where there is one. */
@@ -145,33 +151,24 @@ export async function checkDamage(t: Test, closure: LabClosure): Promise<void> {
       t.equal(sum, '')
       const right = readFileSync(join(host.dir, 'nar'))
       const target = findTarget(damaged, shapes, sorted)
-      const isRight = async (url: string, nar: Reply) => {
-        const narinfo = (await fetchText(`${url}/${hashPartOf(shapes)}.narinfo`)).body
-        return unpacked(nar, narinfo).equals(right)
-      }
+      const isRight = ({ nar }: Answer) => nar?.equals(right) === true
+      const isNothing = ({ nar }: Answer) => nar === undefined
 
-      const sound = await ask(alone.url, shapes)
-      t.ok(sound.nar && (await isRight(alone.url, sound.nar)), 'sound, it is served')
+      t.ok(isRight(await ask(alone.url, shapes)), 'sound, it is served')
       for (const [name, damage] of Object.entries(DAMAGES)) {
         damage(target)
         const refused = await ask(alone.url, shapes)
-        const mended = refused.nar !== undefined && (await isRight(alone.url, refused.nar))
-        t.ok(refused.nar === undefined || mended, `${name}: nothing wrong is sent`)
+        t.ok(isNothing(refused) || isRight(refused), `${name}: nothing wrong is sent`)
         t.ok(
           refused.statuses.every(status => GOOD_STATUSES.includes(status)),
           `${name}: ${refused.statuses.join(', ')}`,
         )
-        const other = await ask(backed.url, shapes)
-        t.ok(
-          other.nar && (await isRight(backed.url, other.nar)),
-          `${name}: the sound holder serves`,
-        )
+        const first = await ask(backed.url, shapes)
+        const late = KNOWN_ONLY_AFTERWARDS.has(name) && isNothing(first)
+        const other = late ? await ask(backed.url, shapes) : first
+        t.ok(isRight(other), `${name}: the sound holder serves`)
         restore(cache.dir, damaged)
-        const healed = await ask(alone.url, shapes)
-        t.ok(
-          healed.nar && (await isRight(alone.url, healed.nar)),
-          `${name}: mended, it is served again`,
-        )
+        t.ok(isRight(await ask(alone.url, shapes)), `${name}: mended, it is served again`)
       }
 
       flipInTheMiddle(target.nar)

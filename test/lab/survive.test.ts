@@ -50,26 +50,30 @@ t.test('a client survives', { skip: labSkip || daemonSkip }, async t => {
   const trust = { publicKeys: [closure.upstreamKey, xz.publicKey, none.publicKey] }
   const live = { store: { enable: true, root: closure.host.root }, trust }
 
+  for (const [name, config] of [
+    ['a live store', live],
+    ['an uncompressed directory', { cache: { dir: none.dir }, trust }],
+    ['an xz directory', { cache: { dir: xz.dir }, trust }],
+  ] as const) {
+    await t.test(name, async t => {
+      const daemon = await startDaemon(t, config)
+      for (const version of nixVersions()) {
+        await t.test(`Nix ${version.version} resumes a NAR that was cut on the way`, t =>
+          resumesAfterCut(t, lab, version, daemon),
+        )
+      }
+      await t.test('URLs outlive the daemon', t => urlsOutliveDaemon(t, lab, daemon))
+    })
+  }
   for (const version of nixVersions()) {
     await t.test(`Nix ${version.version}`, async t => {
-      for (const [name, config] of [
-        ['a live store', live],
-        ['an uncompressed directory', { cache: { dir: none.dir }, trust }],
-        ['an xz directory', { cache: { dir: xz.dir }, trust }],
-      ] as const) {
-        await t.test(`a NAR from ${name}, cut on the way, is resumed`, async t => {
-          await resumesAfterCut(t, lab, version, await startDaemon(t, config))
-        })
-        await t.test(`URLs of ${name} outlive the daemon`, async t => {
-          await urlsOutliveDaemon(t, lab, version, await startDaemon(t, config))
-        })
-      }
-      await t.test('kill -9 in the middle of a NAR, and back', async t => {
-        await resumesAfterKill(t, lab, version, await startDaemon(t, live))
-      })
-      await t.test('a path collected between narinfo and NAR', async t => {
-        await fallsBackWhenCollected(t, lab, version, await startDaemon(t, live))
-      })
+      const daemon = await startDaemon(t, live)
+      await t.test('a path collected between narinfo and NAR', t =>
+        fallsBackWhenCollected(t, lab, version, daemon),
+      )
+      await t.test('kill -9 in the middle of a NAR, and back', t =>
+        resumesAfterKill(t, lab, version, daemon),
+      )
       await t.test('no daemon at all, and a second substituter', t =>
         buildsWithoutDaemon(t, lab, version),
       )
@@ -198,26 +202,30 @@ async function fallsBackWhenCollected(
   t.same(badExchanges(proxy), [])
 }
 
+/** A path is installed, collected and installed again after the daemon came back: Nix remembers its URL and asks for no narinfo. */
 async function urlsOutliveDaemon(
   t: Test,
   { closure: { host, bigSigned } }: Lab,
-  version: NixVersion,
   daemon: RunningDaemon,
 ): Promise<void> {
   const proxy = await startProxy(t, daemon.url)
-  const client = makeNixHost(t, { version })
-  useSubstituters(client, [proxy.url], [daemon.publicKey])
-  await client.run('nix-store', ['-r', bigSigned])
-  await client.run('nix-store', ['--delete', bigSigned])
+  const clients = nixVersions().map(version => makeNixHost(t, { version }))
+  for (const client of clients) {
+    useSubstituters(client, [proxy.url], [daemon.publicKey])
+    await client.run('nix-store', ['-r', bigSigned])
+    await client.run('nix-store', ['--delete', bigSigned])
+  }
   await daemon.restart()
-  proxy.exchanges.length = 0
-  await client.run('nix-store', ['-r', bigSigned])
-  t.match(
-    proxy.exchanges.map(({ url, status }) => [url.startsWith('/nar/'), status]),
-    [[true, 200]],
-    'Nix went straight to the NAR',
-  )
-  t.same(await differences(host, client, [bigSigned]), [])
+  for (const client of clients) {
+    proxy.exchanges.length = 0
+    await client.run('nix-store', ['-r', bigSigned])
+    t.match(
+      proxy.exchanges.map(({ url, status }) => [url.startsWith('/nar/'), status]),
+      [[true, 200]],
+      `Nix ${client.version.version} went straight to the NAR`,
+    )
+    t.same(await differences(host, client, [bigSigned]), [])
+  }
 }
 
 async function buildsWithoutDaemon(

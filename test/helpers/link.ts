@@ -1,5 +1,5 @@
-import { run } from '../../test/helpers/run.ts'
-import type { Scope } from '../../test/helpers/scope.ts'
+import { run } from './run.ts'
+import type { Scope } from './scope.ts'
 
 /** A network of this machine's own with one other host on it, and a rate. */
 export interface Link {
