@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { mkdirSync } from 'node:fs'
@@ -153,6 +154,11 @@ async function openRooms(
     holders,
     trust,
     verdictStore: catalog.verifications,
+    narinfoStore: catalog.narinfos,
+    narinfoEpoch: createHash('sha256')
+      .update(JSON.stringify([VERSION, trust.publicKey, config.trust, config.share.deny]))
+      .digest('base64')
+      .slice(0, 16),
     events,
     storeDir,
     withLan: config.share.withLan,

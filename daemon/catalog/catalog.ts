@@ -11,6 +11,7 @@ import {
   type Decisions,
   type MemoryParts,
   type Verifications,
+  type DecisionKey,
 } from './remembered.ts'
 import { searchPaths, type CatalogMatches } from './search.ts'
 import { createStatements, type Statements } from './statements.ts'
@@ -45,6 +46,8 @@ export interface Catalog {
   /** What a person should know of, e.g. that a damaged file was moved aside. */
   problems(): readonly Problem[]
   readonly decisions: Decisions
+  /** Narinfos as they were last written for clients on this machine, kept like decisions, beside them. */
+  readonly narinfos: Decisions
   readonly verifications: Verifications
   readonly holders: {
     upsert(holder: Omit<CatalogHolder, 'paths' | 'narBytes' | 'inventoryAt'>): Promise<void>
@@ -118,6 +121,11 @@ export function createCatalog({
 
   const parts: MemoryParts = { read, writer, now: clock, onWritten }
   const decisions = createDecisions(parts)
+  const narinfoKey = (key: DecisionKey) => ({ ...key, hashPart: `${key.hashPart}.narinfo` })
+  const narinfos: Decisions = {
+    get: key => decisions.get(narinfoKey(key)),
+    put: (key, value) => decisions.put(narinfoKey(key), value),
+  }
   const verifications = createVerifications(parts)
   const flush = async (): Promise<void> => {
     await Promise.all([decisions.flush(), verifications.flush()])
@@ -141,6 +149,7 @@ export function createCatalog({
   return {
     problems: () => (failure === undefined ? problems : [...problems, failure]),
     decisions,
+    narinfos,
     verifications,
     flush,
     async open() {

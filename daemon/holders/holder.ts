@@ -27,6 +27,14 @@ export interface Holding {
   readonly fileHash?: Hash | undefined
 }
 
+/** A cheap sign of what stands behind a hash part. */
+export interface Witness {
+  /** While this text is equal, over any time and restarts, `find` gives an equal holding. */
+  readonly mark: string
+  /** Whether it is still so, in a few microseconds. */
+  stillStands(): boolean
+}
+
 /** What a full read of a holding's NAR found. */
 export interface Verification {
   /** Undefined when the NAR is what the path info says: strict grammar, size and SHA-256. */
@@ -58,6 +66,9 @@ export interface Holder {
 
   /** The holding of that hash part, or undefined. A local holder answers synchronously: it stands on the narinfo hot path. */
   find(hashPart: HashPart): Holding | undefined | Promise<Holding | undefined>
+
+  /** Where it is much cheaper than `find`: what would be found, as a sign. It lets an answer of before a restart be used again. */
+  witness?(hashPart: HashPart): Witness | undefined
 
   /** Whether a holding found earlier still stands, much cheaper than finding it again (microseconds). */
   isCurrent(holding: Holding): boolean

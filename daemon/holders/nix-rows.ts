@@ -16,6 +16,10 @@ const COLUMNS = `v.id, v.path, v.hash, v.registrationTime, v.deriver, v.narSize,
 /** A path by the range of {@link hashPartRange}: the unique index on `path` serves it. */
 export const ROW_BY_HASH_PART = `select ${COLUMNS} where v.path > ? and v.path < ? limit 1`
 
+/** Everything of a row that may change or tells it apart; references never change under one id. */
+export const MARK_BY_HASH_PART = `select id, path, hash, registrationTime, deriver, ultimate, sigs, ca
+  from ValidPaths where path > ? and path < ? limit 1`
+
 /** The same row again. */
 export const ROW_BY_ID = `select ${COLUMNS} where v.id = ?`
 

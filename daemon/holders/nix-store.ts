@@ -7,10 +7,11 @@ import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { EventBus } from '../events.ts'
 import type { NarPool } from '../workers/nar-pool.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
-import type { Holder, Holding } from './holder.ts'
+import type { Holder, Holding, Witness } from './holder.ts'
 import { createNixDb } from './nix-db.ts'
 import {
   hashPartRange,
+  MARK_BY_HASH_PART,
   parseRow,
   PATHS_AFTER,
   ROW_BY_HASH_PART,
@@ -71,6 +72,9 @@ function rootStampOf(root: string): string | undefined {
 
 /** How old the answer to "did anything change?" may be: what changed less than that ago changed while the question was asked. */
 const VERSION_MS = 1
+
+/** How often a root is looked at on behalf of one witness: rows go before files, so this only notices a store damaged by hand. */
+const ROOT_LOOK_MS = 1000
 
 /** The holder of a live Nix store, read beside the nix-daemon that owns it. */
 export function createNixStoreHolder(options: NixStoreOptions): Holder {
@@ -133,6 +137,37 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
       [ORIGIN]: { row, root, rootStamp, version: undefined },
     }
     return holding
+  }
+
+  const markOf = (hashPart: HashPart): { mark: string; root: string } | undefined => {
+    const [above, below] = hashPartRange(storeDir, hashPart)
+    const columns = db.read(queries => queries.get(MARK_BY_HASH_PART, above, below))
+    if (columns === undefined) return undefined
+    const root = physical(String(columns[1]))
+    const rootStamp = rootStampOf(root)
+    return rootStamp === undefined ? undefined : { mark: `${columns.join(' ')} ${rootStamp}`, root }
+  }
+
+  const witness = (hashPart: HashPart): Witness | undefined => {
+    let version = versionNow()
+    const found = markOf(hashPart)
+    if (found === undefined) return undefined
+    let lookedAt = performance.now()
+    return {
+      mark: found.mark,
+      stillStands() {
+        try {
+          const now = performance.now()
+          const unchanged = versionNow() === version
+          if (unchanged && now - lookedAt < ROOT_LOOK_MS) return true
+          version = versionNow()
+          lookedAt = now
+          return markOf(hashPart)?.mark === found.mark
+        } catch {
+          return false
+        }
+      },
+    }
   }
 
   const isCurrent = (holding: Holding): boolean => {
@@ -204,6 +239,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
       return undefined
     },
     find,
+    witness,
     isCurrent,
     openNar: (holding, range) =>
       guardNar({

@@ -1,7 +1,8 @@
+import { createHash } from 'node:crypto'
 import type { HashPart } from '../../protocol/store-path.ts'
 import type { NarUrl } from '../../protocol/nar-url.ts'
 import type { EventBus } from '../events.ts'
-import type { Holder } from '../holders/holder.ts'
+import type { Holder, Witness } from '../holders/holder.ts'
 import type { Trust } from '../trust/trust.ts'
 import {
   findCandidates,
@@ -21,6 +22,9 @@ export interface SubstitutionOptions {
   readonly holders: readonly Holder[]
   readonly trust: Trust
   readonly verdictStore: VerdictStore
+  readonly narinfoStore: NarinfoStore
+  /** Changes with everything but the path itself that a narinfo for this machine depends on: keys, rules, version. */
+  readonly narinfoEpoch: string
   readonly events: EventBus
   /** The one store directory this host serves. */
   readonly storeDir: string
@@ -30,15 +34,29 @@ export interface SubstitutionOptions {
   readonly narinfoCacheBytes?: number | undefined
 }
 
-/** 32 MiB hold the narinfos of some 40,000 paths, more than one machine asks for between two garbage collections. */
-export const NARINFO_CACHE_BYTES = 32 * 1024 * 1024
+/** 16 MiB hold the narinfos of some 7,000 paths, twice what a desktop asks for in an upgrade; the catalog has the rest. */
+export const NARINFO_CACHE_BYTES = 16 * 1024 * 1024
+
+/** Narinfos kept over restarts (the catalog): the proof, signature and text of a path are made once, not once per start. */
+export interface NarinfoStore {
+  get(key: NarinfoKey): string | undefined
+  put(key: NarinfoKey, text: string): void
+}
+
+export interface NarinfoKey {
+  readonly holderId: string
+  readonly hashPart: string
+  readonly identity: string
+  readonly epoch: string
+}
 
 /** What an entry costs beyond its text: the candidate, map slots, strings. Measured by heap growth, bytes. */
 const ENTRY_OVERHEAD_BYTES = 1500
 
 interface Entry {
-  readonly candidate: Candidate
   readonly text: Buffer
+  /** Whether what it says still stands; microseconds. */
+  stillStands(): boolean
 }
 
 /** Given a hash part: who holds it, which copy may be trusted, what to tell the client, and the verified bytes. */
@@ -104,13 +122,56 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
         permits(decision, audience, withLan) && verdicts.known(holder, holding) !== 'bad',
     )
 
+  // What this machine itself is told about a live path depends on nothing else, so it may come from before a restart.
+  const [first] = holders
+  const keyOf = (holder: Holder, hashPart: HashPart, { mark }: Witness): NarinfoKey => ({
+    holderId: holder.id,
+    hashPart,
+    identity: createHash('sha256').update(mark).digest('base64').slice(0, 32),
+    epoch: options.narinfoEpoch,
+  })
+  const witnessOf = (hashPart: HashPart, audience: Audience): Witness | undefined => {
+    if (!audience.loopback || audience.legacy || first?.storeDir !== storeDir) return undefined
+    try {
+      return first.witness?.(hashPart)
+    } catch {
+      return undefined
+    }
+  }
+
+  /** Kept as the holding's identity, which a verdict may condemn, and the text. */
+  const recall = (hashPart: HashPart, audience: Audience): Entry | undefined => {
+    const witness = witnessOf(hashPart, audience)
+    if (first === undefined || witness === undefined) return undefined
+    const kept = options.narinfoStore.get(keyOf(first, hashPart, witness))
+    const line = kept?.indexOf('\n') ?? -1
+    if (kept === undefined || line === -1) return undefined
+    const verdict = options.verdictStore.get(first.id, kept.slice(0, line))
+    if (verdict?.problem !== undefined) return undefined
+    const text = Buffer.from(kept.slice(line + 1), 'latin1')
+    return { text, stillStands: () => witness.stillStands() }
+  }
+
+  const entryOf = (hashPart: HashPart, candidate: Candidate, audience: Audience): Entry => {
+    const { holder, holding } = candidate
+    const text = renderNarinfo(candidate, audience, options.liveCompression)
+    const witness = holder === first ? witnessOf(hashPart, audience) : undefined
+    if (witness === undefined) return { text, stillStands: () => holder.isCurrent(holding) }
+    // The witness is younger than the holding: only one that stood all the time may speak for it.
+    if (holder.isCurrent(holding)) {
+      const value = `${holding.identity}\n${text.toString('latin1')}`
+      options.narinfoStore.put(keyOf(holder, hashPart, witness), value)
+    }
+    return { text, stillStands: () => witness.stillStands() }
+  }
+
   const render = (hashPart: HashPart, all: readonly Candidate[], audience: Audience) => {
     const candidate = chooseForNarinfo(allowed(all, audience), audience)
     if (candidate === undefined) return undefined
-    const text = renderNarinfo(candidate, audience, options.liveCompression)
+    const entry = entryOf(hashPart, candidate, audience)
     const cache = caches[audienceKey(audience)]
-    if (cache !== undefined) remember(cache, hashPart, { candidate, text })
-    return text
+    if (cache !== undefined) remember(cache, hashPart, entry)
+    return entry.text
   }
 
   const find = (hashPart: HashPart) => findCandidates(holders, trust, storeDir, hashPart)
@@ -123,8 +184,13 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       const cache = caches[audienceKey(audience)]
       const entry = cache?.get(hashPart)
       if (cache !== undefined && entry !== undefined) {
-        if (entry.candidate.holder.isCurrent(entry.candidate.holding)) return entry.text
+        if (entry.stillStands()) return entry.text
         forget(cache, hashPart, entry)
+      }
+      const recalled = recall(hashPart, audience)
+      if (cache !== undefined && recalled !== undefined) {
+        remember(cache, hashPart, recalled)
+        return recalled.text
       }
       const found = find(hashPart)
       return found instanceof Promise

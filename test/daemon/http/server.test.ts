@@ -57,6 +57,8 @@ async function serve(t: Test, ...holders: FakeHolder[]) {
     holders,
     trust: fakeTrust(),
     verdictStore: { get: () => undefined, put() {} },
+    narinfoStore: { get: () => undefined, put() {} },
+    narinfoEpoch: 'test',
     events: createEventBus(),
     storeDir: '/nix/store',
     withLan: 'signed',

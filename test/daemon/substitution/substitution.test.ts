@@ -32,14 +32,27 @@ function memoryVerdicts(): VerdictStore & { rows: Map<string, { problem?: string
 
 function room(
   holders: FakeHolder[],
-  options: { trust?: Trust; withLan?: LanSharing; narinfoCacheBytes?: number } = {},
+  options: {
+    trust?: Trust
+    withLan?: LanSharing
+    narinfoCacheBytes?: number
+    narinfos?: Map<string, string>
+    epoch?: string
+    verdictStore?: ReturnType<typeof memoryVerdicts>
+  } = {},
 ) {
   const events = createEventBus()
-  const verdictStore = memoryVerdicts()
+  const verdictStore = options.verdictStore ?? memoryVerdicts()
+  const { narinfos = new Map<string, string>() } = options
   const substitution = createSubstitution({
     holders,
     trust: options.trust ?? fakeTrust(),
     verdictStore,
+    narinfoStore: {
+      get: key => narinfos.get(JSON.stringify(key)),
+      put: (key, text) => void narinfos.set(JSON.stringify(key), text),
+    },
+    narinfoEpoch: options.epoch ?? 'test',
     events,
     storeDir: '/nix/store',
     withLan: options.withLan ?? 'signed',
@@ -304,6 +317,50 @@ t.test('holders that throw or never answer are as good as absent', async t => {
   t.equal(await substitution.narinfo(hashPart, here), undefined)
   const why = await explainWhyNot(substitution, info.storePath)
   t.match(why, { offeredOnLoopback: false, summary: /cannot be asked/ })
+})
+
+t.test('a narinfo of before a restart is used again while nothing has changed', async t => {
+  const narinfos = new Map<string, string>()
+  const verdictStore = memoryVerdicts()
+  const start = (epoch = 'test') => {
+    const [a] = holding('a') as [FakeHolder]
+    let mark = 'as it was'
+    let finds = 0
+    const { find } = a
+    a.find = part => (finds++, find.call(a, part))
+    a.isCurrent = () => true
+    a.witness = part =>
+      a.content.has(part) ? { mark, stillStands: () => mark === 'as it was' } : undefined
+    const { substitution } = room([a], { narinfos, verdictStore, epoch })
+    const ask = async (audience = here) =>
+      (await substitution.narinfo(hashPart, audience))?.toString()
+    return { a, ask, finds: () => finds, change: (to: string) => void (mark = to) }
+  }
+  const before = start()
+  const text = await before.ask()
+  t.equal(before.finds(), 1)
+
+  const after = start()
+  t.equal(await after.ask(), text)
+  t.equal(await after.ask(), text)
+  t.equal(after.finds(), 0, 'nothing was looked up or proven again')
+  t.ok(await after.ask(lan), 'the network is answered by its own rules')
+  t.equal(after.finds(), 1)
+  after.change('signed by another key')
+  t.equal(await after.ask(), text)
+  t.equal(after.finds(), 2, 'a change is noticed in memory')
+  after.a.content.delete(hashPart)
+  after.change('gone')
+  t.equal(await after.ask(), undefined)
+
+  const rules = start('other rules')
+  await rules.ask()
+  t.equal(rules.finds(), 1, 'other keys or rules: decided anew')
+
+  const condemned = start()
+  const { identity } = (await condemned.a.find(hashPart)) ?? { identity: '' }
+  verdictStore.put('a', identity, 'damaged meanwhile')
+  t.equal(await condemned.ask(), undefined, 'a verdict stands over it')
 })
 
 t.test('why not, in words', async t => {
