@@ -15,19 +15,18 @@ const RANGE = /^bytes=(\d{0,15})-(\d{0,15})$/
  * `bytes=N-` can be answered, and `end` is Infinity.
  */
 export function parseRange(header: string | undefined, total: number | undefined): RangeRequest {
-  const match = header === undefined ? null : RANGE.exec(header)
-  if (match === null || (match[1] === '' && match[2] === '')) return { kind: 'whole' }
-  const first = match[1] === '' ? undefined : Number(match[1])
-  const last = match[2] === '' ? undefined : Number(match[2])
+  const [, from = '', to = ''] = RANGE.exec(header ?? '') ?? []
+  const start = Number(from)
   if (total === undefined) {
-    if (first === undefined || last !== undefined) return { kind: 'whole' }
-    return { kind: 'part', start: first, end: Infinity }
+    return from !== '' && to === '' ? { kind: 'part', start, end: Infinity } : { kind: 'whole' }
   }
-  if (first === undefined) {
-    if (last === 0 || total === 0) return { kind: 'unsatisfiable' }
-    return { kind: 'part', start: Math.max(0, total - (last ?? 0)), end: total }
+  if (from === '') {
+    if (to === '') return { kind: 'whole' }
+    const length = Number(to)
+    if (length === 0 || total === 0) return { kind: 'unsatisfiable' }
+    return { kind: 'part', start: Math.max(0, total - length), end: total }
   }
-  if (last !== undefined && last < first) return { kind: 'whole' }
-  if (first >= total) return { kind: 'unsatisfiable' }
-  return { kind: 'part', start: first, end: last === undefined ? total : Math.min(total, last + 1) }
+  if (to !== '' && Number(to) < start) return { kind: 'whole' }
+  if (start >= total) return { kind: 'unsatisfiable' }
+  return { kind: 'part', start, end: to === '' ? total : Math.min(total, Number(to) + 1) }
 }

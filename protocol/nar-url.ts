@@ -32,7 +32,7 @@ export interface NarUrl {
 
 const NIX32 = '[0-9a-df-np-sv-z]'
 const OWN_SHAPE = new RegExp(
-  `^(${NIX32}{32})(?:-(${NIX32}{52})(?:-(${NIX32}{52}))?)?\\.nar(\\.xz|\\.zst|\\.bz2|\\.gz|\\.br)?$`,
+  `^(${NIX32}{32})(?:-(${NIX32}{52})(?:-(${NIX32}{52}))?)?\\.nar((?:\\.xz|\\.zst|\\.bz2|\\.gz|\\.br)?)$`,
 )
 const HARMONIA_SHAPE = new RegExp(`^(${NIX32}{52})\\.nar$`)
 const HARMONIA_QUERY = new RegExp(`^hash=(${NIX32}{32})$`)
@@ -61,7 +61,7 @@ export function parseNarUrl(file: string, query = ''): NarUrl | undefined {
       hashPart: own[1] as HashPart,
       narHash: own[2],
       fileHash: own[3],
-      compression: COMPRESSION_OF.get(own[4] ?? '') ?? 'none',
+      compression: COMPRESSION_OF.get(own[4] as string) as Compression,
     }
   }
   const harmonia = HARMONIA_SHAPE.exec(file)

@@ -101,6 +101,13 @@ t.test('fixed outputs', async t => {
   for (const name of ['leaf-1.0.drv', 'many-1.0.drv', 'addressed.drv']) {
     t.equal(fixedOutput(parseDerivation(read(name))), undefined, name)
   }
+  for (const [kind, digits] of [
+    ['text:sha256', HEX],
+    ['git:sha1', HEX.slice(0, 40)],
+  ] as const) {
+    const experimental = parse(derivation({ outputs: `("out","${PATH}","${kind}","${digits}")` }))
+    t.equal(fixedOutput(experimental), undefined, kind)
+  }
   const forged = parse(derivation({ outputs: `("out","${PATH}","sha256","${HEX}")` }))
   t.throws(() => fixedOutput(forged), { code: 'DERIVATION_INVALID', message: /does not follow/ })
   const gnu = parseDerivation(

@@ -109,6 +109,17 @@ t.test('tolerated', async t => {
   )
 })
 
+t.test('a NAR that cannot be checked', async t => {
+  for (const [field, value, problem] of [
+    ['NarHash', `sha1:${'0'.repeat(40)}`, /NarHash is sha1/],
+    ['NarHash', `md5:${'0'.repeat(32)}`, /NarHash is md5/],
+    ['NarSize', '0', /NarSize is 0/],
+  ] as const) {
+    const text = golden.replace(new RegExp(`${field}: .*`), `${field}: ${value}`)
+    t.throws(() => parse(text), { code: 'NARINFO_INVALID', message: problem }, value)
+  }
+})
+
 t.test('what was asked for', async t => {
   const bytes = Buffer.from(golden)
   const { storePath } = parse(golden)
