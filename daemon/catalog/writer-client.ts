@@ -6,6 +6,7 @@ import { createWriter, type WriterReplies, type WriterRequest } from './writer.t
 
 /** V8 heap of the writer's thread, MiB: its batches are small, the rest is SQLite's own memory. */
 const WRITER_HEAP_MIB = 64
+const WRITER_YOUNG_MIB = 8
 
 /** The main thread's end of the writer: requests are answered in order. */
 export interface WriterClient {
@@ -26,7 +27,10 @@ export function startWriter(file: string, onDamage: (problem: string) => void): 
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
   const worker = new Worker(new URL(`./writer-thread.${extension}`, import.meta.url), {
     workerData: { file },
-    resourceLimits: { maxOldGenerationSizeMb: WRITER_HEAP_MIB },
+    resourceLimits: {
+      maxOldGenerationSizeMb: WRITER_HEAP_MIB,
+      maxYoungGenerationSizeMb: WRITER_YOUNG_MIB,
+    },
   })
   const waiting = new Map<number, Waiting>()
   let lastId = 0

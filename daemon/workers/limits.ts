@@ -2,7 +2,7 @@
 export const CHUNK_BYTES = 256 * 1024
 
 /** Buffers of one stream at its worker, filled or being filled; a small NAR needs one, and starts with it. */
-export const STREAM_CREDIT = 4
+export const STREAM_CREDIT = 3
 
 /** Reads of one file under way at once in libuv's threads, which are four for the whole process. */
 export const READS_UNDER_WAY = 3
@@ -10,5 +10,5 @@ export const READS_UNDER_WAY = 3
 /** Files from this size on are read by libuv's threads straight for the socket instead of passing through a worker. */
 export const SEGMENT_BYTES = 1024 * 1024
 
-/** Idle chunk buffers that are kept (16 MiB): what 16 streams leave behind when all are over. */
-export const IDLE_BUFFERS = 64
+/** Idle chunk buffers that are kept (8 MiB): what the next streams begin with. */
+export const IDLE_BUFFERS = 32

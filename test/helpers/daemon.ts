@@ -8,6 +8,9 @@ import { freePort, tempDir, type Scope } from './scope.ts'
 /** The program as it is shipped (`npm run build` makes it, `npm test` does so first), or another one, installed elsewhere. */
 const PROGRAM = process.env.NARWHARF_PROGRAM ?? join(process.cwd(), 'dist/cli/main.js')
 
+/** As the program's first line has it. */
+const NODE_FLAGS = ['--max-semi-space-size=2']
+
 /** Why no daemon can be started, or false: for tap's `skip`. */
 export const daemonSkip: false | string = existsSync(PROGRAM) ? false : 'needs npm run build'
 
@@ -78,9 +81,13 @@ async function launch(
 ): Promise<RunningDaemon> {
   const configFile = join(directory, 'config.json')
   writeFileSync(configFile, JSON.stringify(config, null, 2))
-  const child = spawn(process.execPath, [PROGRAM, 'daemon', '--config', configFile], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
+  const child = spawn(
+    process.execPath,
+    [...NODE_FLAGS, PROGRAM, 'daemon', '--config', configFile],
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
   const ended = once(child, 'close')
   scope.teardown(async () => {
     child.kill('SIGKILL')
