@@ -4,8 +4,11 @@ export const CHUNK_BYTES = 256 * 1024
 /** Buffers of one stream at its worker, filled or being filled; a small NAR needs one, and starts with it. */
 export const STREAM_CREDIT = 3
 
-/** Reads of one file under way at once in libuv's threads, which are four for the whole process. */
-export const READS_UNDER_WAY = 3
+/**
+ * Reads of one file under way at once in libuv's threads, of which the whole process has four: with one the socket waits,
+ * with three or more the buffers no longer fit the cache (bench/nar-serialise.ts: 0.75, 1.08 and 0.91 of nginx).
+ */
+export const READS_UNDER_WAY = 2
 
 /** Files from this size on are read by libuv's threads straight for the socket instead of passing through a worker. */
 export const SEGMENT_BYTES = 1024 * 1024
