@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os'
 import { fail } from '../../protocol/errors.ts'
 import type { ByteRange, ByteStream } from './byte-stream.ts'
-import { reviveError, type StreamRequest, type TaskRequest, type TaskResult } from './messages.ts'
+import { reviveError, type StreamRequest, type TaskRequest, type TaskResults } from './messages.ts'
 import type { NarPool } from './nar-pool.ts'
 import { createWorkerStream } from './worker-stream.ts'
 import { startWorkerThread, type WorkerThread } from './worker-thread.ts'
@@ -44,7 +44,10 @@ export function createNarPool(options: NarPoolOptions = {}): NarPool {
   const stream = (request: StreamRequest, range: ByteRange = {}): ByteStream =>
     createWorkerStream(pick, request, range)
 
-  const run = (request: TaskRequest, signal?: AbortSignal): Promise<TaskResult> =>
+  const run = <R extends TaskRequest>(
+    request: R,
+    signal?: AbortSignal,
+  ): Promise<TaskResults[R['kind']]> =>
     new Promise((resolve, reject) => {
       signal?.throwIfAborted()
       const { thread, id } = pick()
@@ -61,7 +64,7 @@ export function createNarPool(options: NarPoolOptions = {}): NarPool {
       thread.listen(id, {
         take(message) {
           done()
-          if (message.op === 'result') resolve(message.result)
+          if (message.op === 'result') resolve(message.result as TaskResults[R['kind']])
           else if (message.op === 'error') reject(reviveError(message.error))
         },
         lost(error) {
@@ -71,12 +74,6 @@ export function createNarPool(options: NarPoolOptions = {}): NarPool {
       })
       thread.send({ op: 'task', id, request })
     })
-
-  const narDigest = ({ narHash, narSize }: TaskResult) => ({
-    narHash: Buffer.from(narHash ?? []),
-    narSize: narSize ?? 0,
-  })
-  const listing = (result: TaskResult): Buffer => Buffer.from(result.listing ?? [])
 
   return {
     async open() {
@@ -95,14 +92,20 @@ export function createNarPool(options: NarPoolOptions = {}): NarPool {
     dumpZstd: (root, range) => stream({ kind: 'dump-zstd', root }, range),
     decompress: (file, compression, range) =>
       stream({ kind: 'decompress', file, compression }, range),
-    digestTree: async (root, signal) => narDigest(await run({ kind: 'digest-tree', root }, signal)),
+    async digestTree(root, signal) {
+      const { narHash, narSize } = await run({ kind: 'digest-tree', root }, signal)
+      return { narHash: Buffer.from(narHash), narSize }
+    },
     async digestFile(file, compression, signal) {
       const result = await run({ kind: 'digest-file', file, compression }, signal)
-      const fileHash = Buffer.from(result.fileHash ?? [])
-      return { ...narDigest(result), fileHash, fileSize: result.fileSize ?? 0 }
+      const { narHash, fileHash } = result
+      return { ...result, narHash: Buffer.from(narHash), fileHash: Buffer.from(fileHash) }
     },
-    listTree: async root => listing(await run({ kind: 'list-tree', root })),
-    listFile: async (file, compression) =>
-      listing(await run({ kind: 'list-file', file, compression })),
+    async listTree(root) {
+      return Buffer.from((await run({ kind: 'list-tree', root })).listing)
+    },
+    async listFile(file, compression) {
+      return Buffer.from((await run({ kind: 'list-file', file, compression })).listing)
+    },
   }
 }

@@ -1,4 +1,4 @@
-/** Bytes of one chunk from a worker: below it the messages count, above it memory does (docs/performance.md). */
+/** Bytes of one chunk from a worker: below it the messages count, above it memory does. */
 export const CHUNK_BYTES = 256 * 1024
 
 /** Buffers of one stream at its worker, filled or being filled; a small NAR needs one, and starts with it. */

@@ -59,13 +59,24 @@ export type FromWorker =
   | (Last & { readonly op: 'error'; readonly error: WireError })
   | (Last & { readonly op: 'stopped' })
 
-export interface TaskResult {
-  readonly narHash?: Uint8Array | undefined
-  readonly narSize?: number | undefined
-  readonly fileHash?: Uint8Array | undefined
-  readonly fileSize?: number | undefined
-  readonly listing?: Uint8Array | undefined
+interface TreeDigest {
+  readonly narHash: Uint8Array
+  readonly narSize: number
 }
+
+interface Listing {
+  readonly listing: Uint8Array
+}
+
+/** What each kind of task answers. */
+export interface TaskResults {
+  readonly 'digest-tree': TreeDigest
+  readonly 'digest-file': TreeDigest & { readonly fileHash: Uint8Array; readonly fileSize: number }
+  readonly 'list-tree': Listing
+  readonly 'list-file': Listing
+}
+
+export type TaskResult = TaskResults[keyof TaskResults]
 
 /** An error as it crosses threads: structured clone would make a plain Error of it. */
 export type WireError =

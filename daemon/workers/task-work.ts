@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { createListing } from '../../protocol/nar/listing.ts'
 import { createNarReader } from '../../protocol/nar/reader.ts'
 import type { Compression } from '../../protocol/path-info.ts'
-import { createFileSource } from './file-source.ts'
+import { createFileSource, type FileSource } from './file-source.ts'
 import type { TaskRequest, TaskResult } from './messages.ts'
 import { createTreeListing } from './tree-listing.ts'
 import { createTreeNar } from './tree-nar.ts'
@@ -39,7 +39,7 @@ function createTreeDigest(root: string, finish: (result: TaskResult) => SliceRes
 function createFileReading(
   { file, compression, hashed }: { file: string; compression: Compression; hashed: boolean },
   take: (bytes: Buffer) => void,
-  finish: (file: () => TaskResult) => SliceResult,
+  finish: (file: FileSource['digest']) => SliceResult,
 ): Work {
   const source = createFileSource(file, compression, { hashed })
   const bytes = Buffer.allocUnsafeSlow(FILE_SLICE_BYTES)
