@@ -19,7 +19,6 @@ import { makeSyntheticStore, type SyntheticStore } from './lib/synthetic-store.t
 
 const { rounds, quick } = benchOptions()
 const SECONDS = quick ? 1 : 2
-const COLD_SECONDS = 1
 /** A few clients that ask while others download. */
 const STREAM_CONNECTIONS = 4
 const HOT = 5_000
@@ -40,13 +39,31 @@ const served = (server: RunningDaemon | Nginx): Served =>
 const serve = (scope: Scope, store: SyntheticStore) =>
   startDaemon(scope, { store: { enable: true, root: store.root }, log: { level: 'warn' } })
 
+/** Sections to run, as words of the command line; none: all. */
+const SECTIONS = ['requests', 'million', 'load'] as const
+
 async function main(scope: Scope): Promise<void> {
+  const asked = SECTIONS.filter(section => process.argv.includes(section))
+  const wanted = new Set<string>(asked.length === 0 ? SECTIONS : asked)
+  if (wanted.has('load')) await underLoad(scope)
+  if (!wanted.has('requests') && !wanted.has('million')) return
   const small = makeSyntheticStore(scope, SMALL, BASE_DIR)
+  const paths = Array.from({ length: SMALL }, (_, i) => `/${small.hashPart(i)}.narinfo`)
+  if (wanted.has('requests')) await requests(scope, small, paths)
+  if (wanted.has('million')) await million(scope, small, paths)
+}
+
+/** Warm, misses, cold. */
+async function requests(
+  scope: Scope,
+  small: SyntheticStore,
+  paths: readonly string[],
+): Promise<void> {
   let daemon = await serve(scope, small)
-  const indexes = Array.from({ length: SMALL }, (_, i) => i)
-  const paths = indexes.map(i => `/${small.hashPart(i)}.narinfo`)
+  const inventory = await untilIdle(daemon.pid)
+  reportValue(`inventory of ${SMALL} paths after the first start`, 's', inventory)
   const hot = paths.filter((_, i) => i % Math.floor(SMALL / HOT) === 0)
-  const absent = indexes.map(i => `/${small.hashPart(SMALL + i)}.narinfo`)
+  const absent = paths.map((_, i) => `/${small.hashPart(SMALL + i)}.narinfo`)
 
   const files = tempDir(scope, 'narinfos', BASE_DIR)
   mkdirSync(files, { recursive: true })
@@ -65,22 +82,28 @@ async function main(scope: Scope): Promise<void> {
   await compare('misses', url => misses(url, SECONDS), both(), { atLeast: 0.5 })
   console.log(`memory of the daemon | ${Math.round(memory(daemon.pid).now / 1e6)} MB`)
 
-  // Cold: nothing of it in the process's memory. Every round has a process of its own, for a second: longer, and paths repeat.
-  const cold = createLoad(scope, paths, 200)
+  // Cold: nothing of these paths in the process's memory. Every round has a process of its own, whose code is warmed with
+  // other paths first: what is measured is reading the databases, not compiling JavaScript.
+  const others = createLoad(scope, hot, 200)
+  const hotSet = new Set(hot)
+  const cold = createLoad(
+    scope,
+    paths.filter(path => !hotSet.has(path)),
+    200,
+  )
   const coldDaemon = { url: daemon.url, pids: () => [daemon.pid] }
   await compare(
     'cold',
-    (url, name) => cold(url, name === 'daemon' ? COLD_SECONDS : SECONDS),
+    url => cold(url, SECONDS),
     { nginx: served(nginx), daemon: coldDaemon },
     { atLeast: 0.5 },
     async () => {
       daemon = await daemon.restart()
       await untilIdle(daemon.pid)
+      await others(daemon.url, SECONDS)
     },
   )
   await daemon.stop()
-  await million(scope, small, paths)
-  await underLoad(scope)
 }
 
 /** Asks for every path once, in turn, and writes nginx's files from the answers; microseconds per path. */
@@ -147,8 +170,9 @@ async function million(
   const large = makeSyntheticStore(scope, LARGE, BASE_DIR)
   const few = await serve(scope, small)
   const many = await serve(scope, large)
+  const inventory = await untilIdle(many.pid)
+  reportValue(`inventory of ${LARGE} paths after the first start`, 's', inventory)
   await untilIdle(few.pid)
-  await untilIdle(many.pid)
   // As many different paths of each, so that caches hold the same share of both.
   const largePaths = smallPaths.map(
     (_, i) => `/${large.hashPart(Math.floor((i * LARGE) / SMALL))}.narinfo`,

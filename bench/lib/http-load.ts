@@ -139,11 +139,12 @@ export function cpuSeconds(pids: readonly number[]): number {
 /** How often a daemon is looked at while its start-up work (the inventory) runs, and what counts as idle. */
 const IDLE_LOOK_MS = 250
 const IDLE_SHARE = 0.03
-const IDLE_LIMIT_MS = 120_000
+const IDLE_LIMIT_MS = 900_000
 
-/** Waits until a process uses next to no CPU: what it does by itself is not what is measured. */
-export async function untilIdle(pid: number): Promise<void> {
-  const until = performance.now() + IDLE_LIMIT_MS
+/** Waits until a process uses next to no CPU: what it does by itself is not what is measured. Resolves to how long that took, seconds. */
+export async function untilIdle(pid: number): Promise<number> {
+  const start = performance.now()
+  const until = start + IDLE_LIMIT_MS
   for (let quiet = 0; quiet < 2;) {
     if (performance.now() > until) throw new Error(`process ${pid} does not come to rest`)
     const before = cpuSeconds([pid])
@@ -151,4 +152,5 @@ export async function untilIdle(pid: number): Promise<void> {
     const busy = ((cpuSeconds([pid]) - before) * 1000) / IDLE_LOOK_MS > IDLE_SHARE
     quiet = busy ? 0 : quiet + 1
   }
+  return (performance.now() - start) / 1000
 }
