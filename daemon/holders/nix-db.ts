@@ -39,8 +39,11 @@ export interface NixQueries {
 }
 
 export interface NixDb {
-  /** Runs short queries; throws HOLDER_UNREADABLE when the database is out of reach. */
-  read<T>(query: (queries: NixQueries) => T): T
+  /**
+   * Runs short queries; throws HOLDER_UNREADABLE when the database is out of reach. With `lookMs` the file's place
+   * is not looked at again when it was that recently.
+   */
+  read<T>(query: (queries: NixQueries) => T, lookMs?: number): T
   close(): void
 }
 
@@ -118,6 +121,7 @@ function connect(file: string, opening: number, immutable: boolean): Connection 
 export function createNixDb(file: string, reach: Reachability): NixDb {
   let connection: Connection | undefined
   let openings = 0
+  let lookedAt = -Infinity
   let failed: { readonly key: string; readonly atMs: number; readonly problem: string } | undefined
   let closed = false
 
@@ -175,9 +179,12 @@ export function createNixDb(file: string, reach: Reachability): NixDb {
     }
   }
 
-  const current = (): Connection => {
+  const current = (lookMs: number): Connection => {
     if (closed) throw reach.down('the holder is closed')
     if (connection !== undefined) {
+      const now = performance.now()
+      if (connection.frozen === undefined && now - lookedAt < lookMs) return connection
+      lookedAt = now
       if (isStill(connection)) return connection
       drop()
     }
@@ -185,10 +192,10 @@ export function createNixDb(file: string, reach: Reachability): NixDb {
   }
 
   return {
-    read(query) {
+    read(query, lookMs = 0) {
       let problem = 'it is being written and this user may not read its log'
       for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
-        const open = current()
+        const open = current(lookMs)
         try {
           const result = query(open)
           if (open.frozen === undefined || isStill(open)) {

@@ -139,13 +139,16 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
     return holding
   }
 
-  const markOf = (hashPart: HashPart): { mark: string; root: string } | undefined => {
+  const markOf = (
+    hashPart: HashPart,
+  ): { mark: string; root: string; rootStamp: string } | undefined => {
     const [above, below] = hashPartRange(storeDir, hashPart)
-    const columns = db.read(queries => queries.get(MARK_BY_HASH_PART, above, below))
+    const columns = db.read(queries => queries.get(MARK_BY_HASH_PART, above, below), VERSION_MS)
     if (columns === undefined) return undefined
     const root = physical(String(columns[1]))
     const rootStamp = rootStampOf(root)
-    return rootStamp === undefined ? undefined : { mark: `${columns.join(' ')} ${rootStamp}`, root }
+    if (rootStamp === undefined) return undefined
+    return { mark: `${columns.join(' ')} ${rootStamp}`, root, rootStamp }
   }
 
   const witness = (hashPart: HashPart): Witness | undefined => {
@@ -158,9 +161,13 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
       stillStands() {
         try {
           const now = performance.now()
-          const unchanged = versionNow() === version
-          if (unchanged && now - lookedAt < ROOT_LOOK_MS) return true
-          version = versionNow()
+          const current = versionNow()
+          if (current === version) {
+            if (now - lookedAt < ROOT_LOOK_MS) return true
+            lookedAt = now
+            return rootStampOf(found.root) === found.rootStamp
+          }
+          version = current
           lookedAt = now
           return markOf(hashPart)?.mark === found.mark
         } catch {

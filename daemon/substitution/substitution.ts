@@ -130,18 +130,23 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     identity: createHash('sha256').update(mark).digest('base64').slice(0, 32),
     epoch: options.narinfoEpoch,
   })
+  const mayWitness = (audience: Audience): boolean =>
+    audience.loopback &&
+    !audience.legacy &&
+    first?.witness !== undefined &&
+    first.storeDir === storeDir
+  /** Undefined when it has none, or is out of reach. */
   const witnessOf = (hashPart: HashPart, audience: Audience): Witness | undefined => {
-    if (!audience.loopback || audience.legacy || first?.storeDir !== storeDir) return undefined
+    if (!mayWitness(audience)) return undefined
     try {
-      return first.witness?.(hashPart)
+      return first?.witness?.(hashPart)
     } catch {
       return undefined
     }
   }
 
   /** Kept as the holding's identity, which a verdict may condemn, and the text. */
-  const recall = (hashPart: HashPart, audience: Audience): Entry | undefined => {
-    const witness = witnessOf(hashPart, audience)
+  const recall = (hashPart: HashPart, witness: Witness | undefined): Entry | undefined => {
     if (first === undefined || witness === undefined) return undefined
     const kept = options.narinfoStore.get(keyOf(first, hashPart, witness))
     const line = kept?.indexOf('\n') ?? -1
@@ -187,12 +192,15 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
         if (entry.stillStands()) return entry.text
         forget(cache, hashPart, entry)
       }
-      const recalled = recall(hashPart, audience)
+      const witness = witnessOf(hashPart, audience)
+      const recalled = recall(hashPart, witness)
       if (cache !== undefined && recalled !== undefined) {
         remember(cache, hashPart, recalled)
         return recalled.text
       }
-      const found = find(hashPart)
+      // A first holder that can be asked for a sign and gives none has nothing: most misses end here.
+      const asked = witness === undefined && mayWitness(audience) ? holders.slice(1) : holders
+      const found = findCandidates(asked, trust, storeDir, hashPart)
       return found instanceof Promise
         ? found.then(all => render(hashPart, all, audience))
         : render(hashPart, found, audience)
