@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { isIP } from 'node:net'
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import type { HolderStatus, Problem, StatusReply } from '../protocol/api.ts'
+import { formatCacheInfo } from '../protocol/cache-info.ts'
 import { nixConfEssentials, nixConfLines } from '../protocol/nix-conf.ts'
 import { parseStorePath } from '../protocol/store-path.ts'
 import { createCatalog } from './catalog/catalog.ts'
@@ -68,6 +68,14 @@ function createClosers(log: Logger) {
   }
 }
 
+/** Makes the host's own cache directory one that stock Nix can use as well. */
+function prepareCacheDir(dir: string, storeDir: string): void {
+  mkdirSync(dir, { recursive: true })
+  const file = join(dir, 'nix-cache-info')
+  if (existsSync(file)) return
+  writeFileSync(file, formatCacheInfo({ storeDir, wantMassQuery: true, priority: undefined }))
+}
+
 /** The address Nix on this machine uses: a wildcard address is reached by loopback. */
 function localUrl(host: string, port: number): string {
   const name = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
@@ -125,7 +133,7 @@ async function openRooms(
       }),
     )
   }
-  mkdirSync(config.cache.dir, { recursive: true })
+  prepareCacheDir(config.cache.dir, storeDir)
   for (const dir of [config.cache.dir, ...config.cache.extraDirs]) {
     holders.push(createCacheDirHolder({ dir, pool, expectedStoreDir: storeDir, events }))
   }
