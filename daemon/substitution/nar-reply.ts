@@ -61,7 +61,10 @@ function represent(
   }
   if (url.fileHash !== undefined) {
     const files = same.filter(
-      c => c.holder.openFile !== undefined && fileHashOf(c) === url.fileHash,
+      c =>
+        c.holder.openFile !== undefined &&
+        c.holding.compression === url.compression &&
+        fileHashOf(c) === url.fileHash,
     )
     if (files[0] !== undefined) {
       return {

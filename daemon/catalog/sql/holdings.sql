@@ -1,7 +1,7 @@
 -- name: look
 SELECT p.id, p.nar_size AS narSize,
   EXISTS (SELECT 1 FROM holdings h WHERE h.holder = :holder AND h.path = p.id) AS held
-FROM paths p JOIN names n ON n.id = p.name
+FROM paths p JOIN names n ON n.id = +p.name
 WHERE p.hash_part = :hashPart AND n.name = :name
 
 -- name: nameId
