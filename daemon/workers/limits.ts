@@ -5,8 +5,8 @@ export const CHUNK_BYTES = 256 * 1024
 export const STREAM_CREDIT = 3
 
 /**
- * Reads of one file under way at once in libuv's threads, of which the whole process has four: with one the socket waits,
- * with three or more the buffers no longer fit the cache (bench/nar-serialise.ts: 0.75, 1.08 and 0.91 of nginx).
+ * Reads of one file under way at once in libuv's threads, of which the whole process has four: with one the socket waits.
+ * Two and three were never measured side by side on a quiet machine.
  */
 export const READS_UNDER_WAY = 2
 
