@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events'
+import type { PeerCandidate, PeerKey } from './site.ts'
 
 /** Notices between rooms: facts, never requests. Nobody may depend on being heard. */
 export interface Events {
@@ -9,6 +10,20 @@ export interface Events {
   /** A holder came (opened, plugged, connected) or went. */
   'holder:up': [holderId: string]
   'holder:down': [holderId: string, problem: string]
+  /** Somebody said where a host may be; said again at every sighting. */
+  'peer:sighted': [PeerCandidate]
+  /** A member's connection was made, or the last one to it ended. */
+  'peer:up': [PeerKey]
+  'peer:down': [PeerKey, problem: string]
+  /** A member was caught saying or sending what is not so. */
+  'peer:lied': [PeerKey, problem: string]
+  /** A newer member list is in force: whoever is no member any more is to be cut off now. */
+  'members:changed': []
+  /** The catalog's picture of a peer's index changed. */
+  'index:changed': [PeerKey]
+  /** Another program's binary cache (`_nix-serve._tcp`) came or went on the LAN. */
+  'cache:sighted': [url: string]
+  'cache:gone': [url: string]
 }
 
 export type EventBus = EventEmitter<Events>
