@@ -1,11 +1,9 @@
 import { isAbsolute, resolve } from 'node:path'
 import { z } from 'zod'
 import { parseRate, parseSize, parseWindow } from './config-values.ts'
+import { parsePeerKey, type PeerKey } from './site.ts'
 
 // What may stand in the configuration file: keys, values, defaults. What depends on the machine is filled in by config.ts.
-
-/** A peer's public key as text; its form is checked where peers are met. */
-const PEER_KEY_LIMIT_CHARACTERS = 200
 
 const absolutePath = z
   .string()
@@ -40,20 +38,21 @@ const parsed = <In extends string | number, Out>(
     return z.NEVER
   })
 
-const PEER = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})#(.+)$/
+/** RFC 1035 has 253 characters for a name; an IPv6 address may name its interface (RFC 4007, `fe80::1%eth0`). */
+const PEER =
+  /^(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?\]|[A-Za-z0-9._-]{1,253}):(\d{1,5})#([0-9A-Fa-f]{64})$/
 
-/** Where a peer is and who it must prove to be. */
+/** Where a peer is and who it must prove to be; `host` is an address or a name for the system's resolver. */
 export interface StaticPeer {
   readonly host: string
   readonly port: number
-  readonly publicKey: string
+  readonly publicKey: PeerKey
 }
 
 function parsePeer(text: string): StaticPeer | undefined {
-  const [, host, number, key] = PEER.exec(text) ?? []
-  if (host === undefined || key === undefined || key.length > PEER_KEY_LIMIT_CHARACTERS) {
-    return undefined
-  }
+  const [, host, number, digits] = PEER.exec(text) ?? []
+  const key = parsePeerKey(digits ?? '')
+  if (host === undefined || key === undefined) return undefined
   const peerPort = Number(number)
   return peerPort >= 1 && peerPort <= 65535
     ? { host: host.replace(/^\[|\]$/g, ''), port: peerPort, publicKey: key }
@@ -119,8 +118,16 @@ export const configSchema = z.strictObject({
       /** Empty: every interface. */
       interfaces: z.array(z.string().min(1).max(15)).default([]),
       peers: z
-        .array(parsed(z.string(), parsePeer, 'must look like host:port#publicKey'))
+        .array(
+          parsed(
+            z.string(),
+            parsePeer,
+            'must look like host:port#key, the key being the 64 hex digits that narwharf status shows',
+          ),
+        )
         .default([]),
+      /** Other programs' binary caches on the LAN (`_nix-serve._tcp`) are holders. */
+      nixServe: z.boolean().default(true),
     })
     .prefault({}),
   share: z

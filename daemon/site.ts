@@ -1,11 +1,20 @@
 import type { PathInfo } from '../protocol/path-info.ts'
 import type { HashPart, StorePath } from '../protocol/store-path.ts'
 
-// The words that the rooms of the site share: who a peer is, where it may be, what it says it holds. Types only.
+// The words that the rooms of the site share: who a peer is, where it may be, what it says it holds. Types, and the one
+// door to a branded one.
 
 declare const peerKey: unique symbol
 /** Who a host is to its peers: its Ed25519 public key (the Noise static key) as 64 lower-case hex digits. */
 export type PeerKey = string & { readonly [peerKey]: true }
+
+const PEER_KEY = /^[0-9a-f]{64}$/
+
+/** The key of that text, whatever the case of its digits; undefined when it is not 64 hex digits. */
+export function parsePeerKey(text: string): PeerKey | undefined {
+  const key = text.toLowerCase()
+  return PEER_KEY.test(key) ? (key as PeerKey) : undefined
+}
 
 /** The host's own key pair, as sodium and the Noise handshake take it: 32 and 64 bytes. */
 export interface NoiseKeyPair {

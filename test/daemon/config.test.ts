@@ -30,7 +30,7 @@ t.test('every default, embedded', async t => {
       maxSize: 200 * 2 ** 30,
       keepShipments: false,
     },
-    network: { port: 6280, mdns: true, interfaces: [], peers: [] },
+    network: { port: 6280, mdns: true, interfaces: [], peers: [], nixServe: true },
     share: { withPeers: 'all', withLan: 'signed', deny: [] },
     trust: {
       publicKeys: [KEY],
@@ -61,13 +61,15 @@ t.test('the example file has every key with its default', async t => {
   t.equal(none, undefined)
 })
 
-/** The sample of the project's contract, word for word. */
+const PEER = '0a'.repeat(32)
+
+/** The sample of the project's contract, word for word but for the peer's key. */
 const SAMPLE = `{ "stateDir": "/var/lib/narwharf", "hostName": "lab-3",
   "http": { "host": "127.0.0.1", "port": 6279 },
   "controlSocket": "/run/narwharf/control.sock",
   "store": { "enable": true, "root": "/", "dir": "/nix/store", "db": "/nix/var/nix/db/db.sqlite" },
   "cache": { "dir": "/var/lib/narwharf/cache", "maxSize": "200GiB", "keepShipments": false },
-  "network": { "port": 6280, "mdns": true, "interfaces": ["eth0"], "peers": ["10.0.0.5:6280#<public key>"] },
+  "network": { "port": 6280, "mdns": true, "interfaces": ["eth0"], "peers": ["10.0.0.5:6280#${PEER}"] },
   "share": { "withPeers": "all", "withLan": "signed", "deny": ["*-secrets-*"] },
   "trust": { "publicKeys": ["${KEY}"], "members": true },
   "upstreams": [ { "url": "https://cache.nixos.org", "rate": "64kbit", "window": "22:00-06:00" } ],
@@ -83,12 +85,13 @@ function load(t: { testdir(): string }, text: string | Buffer, options: LoadOpti
 t.test('values become numbers and parts', async t => {
   const config = load(t, SAMPLE)
   t.equal(config.hostName, 'lab-3')
-  t.same(config.network.peers, [{ host: '10.0.0.5', port: 6280, publicKey: '<public key>' }])
+  t.same(config.network.peers, [{ host: '10.0.0.5', port: 6280, publicKey: PEER }])
   t.same(config.upstreams, [
     { url: 'https://cache.nixos.org', rate: 8000, window: { from: 22 * 60, to: 6 * 60 } },
   ])
-  const six = load(t, '{"network":{"peers":["[fe80::1]:7#k"]},"http":{"host":"::1"}}')
-  t.same(six.network.peers, [{ host: 'fe80::1', port: 7, publicKey: 'k' }])
+  const six = load(t, `{"network":{"peers":["[fe80::1%eth0]:7#${PEER.toUpperCase()}"]}}`)
+  t.same(six.network.peers, [{ host: 'fe80::1%eth0', port: 7, publicKey: PEER }])
+  t.equal(load(t, '{"http":{"host":"::1"}}').http.host, '::1')
   const byteOrderMark = load(t, '\uFEFF{"http":{"port":0}}')
   t.equal(byteOrderMark.http.port, 0)
 })
@@ -187,7 +190,14 @@ const REFUSED: readonly (readonly [
   ['a window of nothing', '{"upstreams":[{"url":"http://x","window":"6:00-7:00"}]}', /window: /],
   ['an upstream by ssh', '{"upstreams":[{"url":"ssh://x"}]}', /^upstreams.0.url: must be an http/],
   ['a peer without key', '{"network":{"peers":["h:1"]}}', /^network.peers.0: must look like/],
-  ['a peer with port 0', '{"network":{"peers":["h:0#k"]}}', /^network.peers.0: must look like/],
+  ['a peer at port 0', `{"network":{"peers":["h:0#${PEER}"]}}`, /^network.peers.0: must look like/],
+  ['a peer at port 65536', `{"network":{"peers":["h:65536#${PEER}"]}}`, /must look like host:port/],
+  [
+    'a peer with a key cut short',
+    `{"network":{"peers":["h:1#${PEER.slice(1)}"]}}`,
+    /64 hex digits/,
+  ],
+  ['a peer with a key of a cache', `{"network":{"peers":["h:1#${KEY}"]}}`, /64 hex digits/],
   ['an unknown choice', '{"http":{"compression":"gzip"}}', /^http.compression: .*"auto"/],
   ['a switch as text', '{"store":{"enable":"yes"}}', /^store.enable: .*boolean/],
   [
