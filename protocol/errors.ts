@@ -98,6 +98,14 @@ export const ERRORS = {
     message: 'another narwharf daemon (pid {pid}) uses {dir}',
     hint: 'stop it first, or give this one a state directory of its own with --state-dir',
   },
+  NETWORK_PORT_TAKEN: {
+    message: 'UDP port {port} cannot be used: {problem}',
+    hint: 'another program, or another narwharf, uses it: set network.port to a free one',
+  },
+  PEER_MESSAGE_INVALID: {
+    message: 'invalid message from a peer ({message}): {problem}',
+    hint: 'that host runs another program or lies; its connection was ended, and narwharf peers names it',
+  },
 } as const satisfies Record<string, ErrorEntry>
 
 /** A code of {@link ERRORS}. */

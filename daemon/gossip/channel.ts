@@ -1,0 +1,112 @@
+import type { SwarmConnection } from 'hyperswarm'
+import Protomux from 'protomux'
+import { problemOf } from '../../protocol/errors.ts'
+import {
+  checkMemberList,
+  checkPing,
+  decodeHeads,
+  decodeHello,
+  decodeTold,
+  encodeHeads,
+  encodeHello,
+  encodeTold,
+  type Hello,
+  type ToldPeer,
+} from './messages.ts'
+
+/** The name of the conversation; a change that an old host could not follow gets a new number. */
+const PROTOCOL = 'narwharf/gossip/1'
+
+/** What the other end says, decoded; nothing comes before its hello. */
+export interface ChannelListener {
+  hello(hello: Hello): void
+  memberList(list: Uint8Array): void
+  heads(heads: readonly Uint8Array[]): void
+  told(peers: readonly ToldPeer[]): void
+  pong(payload: Uint8Array): void
+  /** It said what no host says: the connection is not worth keeping. */
+  bad(problem: string): void
+  closed(): void
+}
+
+/** This end's mouth. Sending on a closed channel does nothing. */
+export interface Channel {
+  memberList(list: Uint8Array): void
+  heads(heads: Iterable<Uint8Array>): void
+  told(peers: readonly ToldPeer[]): void
+  ping(payload: Uint8Array): void
+}
+
+/** Bytes as they are: what is too long is refused by the decoder that knows what it is. */
+const raw = {
+  preencode(state: { end: number }, value: Uint8Array): void {
+    state.end += value.length
+  },
+  encode(state: { start: number; buffer: Buffer }, value: Uint8Array): void {
+    state.buffer.set(value, state.start)
+    state.start += value.length
+  },
+  decode(state: { start: number; readonly end: number; readonly buffer: Buffer }): Uint8Array {
+    const bytes = state.buffer.subarray(state.start, state.end)
+    state.start = state.end
+    return bytes
+  },
+}
+
+/**
+ * Opens the conversation on a connection that just came and says hello; undefined when it is open already. Call it in the
+ * tick of the connection: what the other end says first would be refused by the multiplexer otherwise.
+ */
+export function openChannel(
+  connection: SwarmConnection,
+  hello: Hello,
+  listener: ChannelListener,
+): Channel | undefined {
+  const channel = Protomux.from(connection).createChannel({
+    protocol: PROTOCOL,
+    onclose: () => listener.closed(),
+  })
+  if (channel === null) return undefined
+  let greeted = false
+  let poisoned = false
+
+  const message = (act: (bytes: Uint8Array) => void, first = false) =>
+    channel.addMessage<Uint8Array>({
+      encoding: raw,
+      onmessage: bytes => {
+        if (poisoned) return
+        try {
+          if (first === greeted) throw new Error(first ? 'a second hello' : 'no hello first')
+          if (first) greeted = true
+          act(bytes)
+        } catch (error) {
+          poisoned = true
+          listener.bad(problemOf(error))
+        }
+      },
+    })
+
+  // The order is the protocol: a message's place is its number on the wire.
+  const helloOut = message(bytes => listener.hello(decodeHello(bytes)), true)
+  const listOut = message(bytes => listener.memberList(checkMemberList(bytes)))
+  const headsOut = message(bytes => listener.heads(decodeHeads(bytes)))
+  const toldOut = message(bytes => listener.told(decodeTold(bytes)))
+  const pingOut = message(bytes => {
+    checkPing(bytes)
+    // Whoever pings without reading gets no heap of answers.
+    if (channel.drained) pongOut.send(bytes)
+  })
+  const pongOut = message(bytes => listener.pong(checkPing(bytes)))
+  channel.open()
+  helloOut.send(encodeHello(hello))
+  return {
+    memberList: list => void listOut.send(list),
+    heads: heads => {
+      for (const batch of encodeHeads(heads)) headsOut.send(batch)
+    },
+    told: peers => {
+      if (peers.length > 0) toldOut.send(encodeTold(peers))
+    },
+    ping: payload => void pingOut.send(payload),
+  }
+}
