@@ -6,10 +6,10 @@ import { join } from 'node:path'
 import { freePort, tempDir, type Scope } from './scope.ts'
 
 /** The program as it is shipped (`npm run build` makes it, `npm test` does so first), or another one, installed elsewhere. */
-const PROGRAM = process.env.NARWHARF_PROGRAM ?? join(process.cwd(), 'dist/cli/main.js')
+export const PROGRAM = process.env.NARWHARF_PROGRAM ?? join(process.cwd(), 'dist/cli/main.js')
 
 /** As the program's first line has it. */
-const NODE_FLAGS = ['--max-semi-space-size=2']
+export const NODE_FLAGS: readonly string[] = ['--max-semi-space-size=2']
 
 /** Why no daemon can be started, or false: for tap's `skip`. */
 export const daemonSkip: false | string = existsSync(PROGRAM) ? false : 'needs npm run build'
@@ -41,7 +41,8 @@ export interface RunningDaemon {
 const isObject = (value: Json | undefined): value is { readonly [key: string]: Json } =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-function merge(base: ConfigOverrides, over: ConfigOverrides): ConfigOverrides {
+/** A configuration with some keys changed, at any depth. */
+export function merge(base: ConfigOverrides, over: ConfigOverrides): ConfigOverrides {
   const result: Record<string, Json> = { ...base }
   for (const [key, value] of Object.entries(over)) {
     const old = result[key]

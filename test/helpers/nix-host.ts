@@ -88,6 +88,13 @@ export interface NixHostOptions {
   readonly netns?: string
 }
 
+/** A process as `spawn` takes it. Every wrapper replaces itself, so the process's id is the command's own. */
+export interface Command {
+  readonly program: string
+  readonly args: readonly string[]
+  readonly env: NodeJS.ProcessEnv
+}
+
 /** A machine of the lab with its own Nix store, configuration and caches. */
 export interface NixHost {
   readonly version: NixVersion
@@ -100,6 +107,8 @@ export interface NixHost {
   /** Its nix.conf, to be changed between two commands. */
   setConf(conf: Readonly<Record<string, string>>): void
   run(command: string, args: readonly string[], options?: RunOptions): Promise<Outcome>
+  /** What this machine has to start for a command to run there: for a daemon or a shell, which `run` would wait for. */
+  command(command: string, args: readonly string[]): Command
   /** The words of a command's standard output. */
   words(command: string, ...args: string[]): Promise<string[]>
   /** Forgets what its Nix remembers of substituters. */
@@ -143,7 +152,7 @@ export function makeNixHost(scope: Scope, options: NixHostOptions = {}): NixHost
     nixDir,
     root: join(dir, 'store-root'),
     setConf,
-    run(command, args, runOptions = {}) {
+    command(command, args) {
       const base = version.base.replace(/\/$/, '')
       const argv = [
         ...network,
@@ -151,19 +160,20 @@ export function makeNixHost(scope: Scope, options: NixHostOptions = {}): NixHost
         ...[dir, base, options.extra ?? '', command, ...args],
       ]
       const [program = 'unshare', ...rest] = argv
-      return run(program, rest, {
-        ...runOptions,
-        env: {
-          PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
-          HOME: '/client/home',
-          XDG_CACHE_HOME: `/client/home/cache-${cacheHome}`,
-          NIX_CONF_DIR: '/client/etc',
-          NIX_REMOTE: '',
-          TMPDIR: '/client/tmp',
-          LC_ALL: 'C.UTF-8',
-          ...runOptions.env,
-        },
-      })
+      const env = {
+        PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
+        HOME: '/client/home',
+        XDG_CACHE_HOME: `/client/home/cache-${cacheHome}`,
+        NIX_CONF_DIR: '/client/etc',
+        NIX_REMOTE: '',
+        TMPDIR: '/client/tmp',
+        LC_ALL: 'C.UTF-8',
+      }
+      return { program, args: rest, env }
+    },
+    run(command, args, runOptions = {}) {
+      const { program, args: argv, env } = host.command(command, args)
+      return run(program, argv, { ...runOptions, env: { ...env, ...runOptions.env } })
     },
     async words(command, ...args) {
       const { stdout } = await host.run(command, args)
