@@ -82,6 +82,90 @@ export const ERRORS = {
     message: 'a NAR worker thread stopped: {problem}',
     hint: 'another takes its place; ask again, and report it if it comes back',
   },
+  INDEX_INVALID: {
+    message: 'invalid index record: {problem}',
+    hint: 'whoever wrote the index is damaged or forges; nothing of the record is believed',
+  },
+  HEAD_INVALID: {
+    message: 'invalid index head: {problem}',
+    hint: 'whoever sent it is damaged or forges; the index known before stays in force',
+  },
+  MEMBER_LIST_INVALID: {
+    message: 'invalid member list: {problem}',
+    hint: 'whoever sent it is damaged or forges; the list known before stays in force',
+  },
+  INVITE_INVALID: {
+    message: 'this is no invite code: {problem}',
+    hint: 'copy the whole code as narwharf invite printed it, from nw- on',
+  },
+  RECOVERY_INVALID: {
+    message: 'this is no site key as it was written down: {problem}',
+    hint: 'give the four lines that narwharf site recovery printed, in their order',
+  },
+  PAIRING_INVALID: {
+    message: 'invalid words of a host that wants to pair: {problem}',
+    hint: 'it runs another version or another program; it was refused',
+  },
+  SITE_NONE: {
+    message: 'this host belongs to no site',
+    hint: 'make one with narwharf site init NAME, or join one with narwharf join CODE',
+  },
+  SITE_TAKEN: {
+    message: 'this host belongs to the site {site} already',
+    hint: 'to leave it for another one, say --leave: what it knows of {site} is then forgotten here',
+  },
+  SITE_NOT_ADMIN: {
+    message: 'this host is no admin of the site {site}',
+    hint: 'run it on an admin (narwharf members names them), or bring the site key: narwharf site restore',
+  },
+  SITE_KEY_ABSENT: {
+    message: 'the site key of {site} is not on this host',
+    hint: 'it is on the host that made the site, or on paper in the safe: narwharf site restore',
+  },
+  SITE_KEY_FOREIGN: {
+    message: 'that key is of another site than {site}, to which this host belongs',
+    hint: 'take the key that was written down for {site}; to leave the site instead, say --leave',
+  },
+  SITE_FULL: {
+    message: 'the site has {count} members, and no more fit',
+    hint: 'revoke hosts that are gone: narwharf members',
+  },
+  MEMBER_UNKNOWN: {
+    message: 'no host of the site is called {name}',
+    hint: 'narwharf members lists names and keys',
+  },
+  MEMBER_AMBIGUOUS: {
+    message: '{count} hosts of the site are called {name}',
+    hint: 'give the key instead of the name: narwharf members lists both',
+  },
+  MEMBER_SELF: {
+    message: 'this host cannot revoke itself',
+    hint: 'revoke it from another admin of the site; narwharf join CODE --leave leaves for another site',
+  },
+  MEMBER_NAME_INVALID: {
+    message: 'a name cannot be {name}',
+    hint: 'letters, digits, ".", "_" and "-", at most 63, the first a letter or digit',
+  },
+  INVITES_TOO_MANY: {
+    message: '{count} invites are open, and no more can be',
+    hint: 'wait until some are used or expire',
+  },
+  PAIRING_FAILED: {
+    message: 'the host that made this code could not be reached: {problem}',
+    hint: 'check that its daemon runs and that this host reaches it, or say where it is: --address host:port',
+  },
+  PAIRING_REFUSED: {
+    message: 'the host that made this code refuses it',
+    hint: 'it was used already, or is too old: make a new one there with narwharf invite',
+  },
+  HOST_KEY_REVOKED: {
+    message: 'the key of this host was revoked in that site',
+    hint: 'to come back under a new key, say --leave; then start the daemon anew and join',
+  },
+  HOST_KEY_RENEWED: {
+    message: 'the key of this host was revoked in that site; it has a new one now',
+    hint: 'start the daemon anew and say narwharf join CODE again',
+  },
   CATALOG_TOO_NEW: {
     message: 'the catalog {file} has schema {found}, this narwharf knows up to {known}',
     hint: 'it was written by a newer narwharf: run that one, or start with another state directory',
@@ -105,6 +189,18 @@ export const ERRORS = {
   PEER_MESSAGE_INVALID: {
     message: 'invalid message from a peer ({message}): {problem}',
     hint: 'that host runs another program or lies; its connection was ended, and narwharf peers names it',
+  },
+  PEER_UNREACHABLE: {
+    message: 'peer {peer} cannot be reached: {problem}',
+    hint: 'it may be off, or its network.port blocked; narwharf peers says when it was last seen',
+  },
+  PEER_BROKE: {
+    message: 'peer {peer} broke off: {problem}',
+    hint: 'another holder goes on where it stopped; if it comes back often, look at the cable and the log there',
+  },
+  PEER_LIED: {
+    message: 'what {peer} sent of {path} is not what it promised: {problem}',
+    hint: 'its bytes are dropped and another holder is tried; narwharf verify on that host finds damaged copies',
   },
 } as const satisfies Record<string, ErrorEntry>
 
