@@ -122,7 +122,7 @@ export const configSchema = z.strictObject({
           parsed(
             z.string(),
             parsePeer,
-            'must look like host:port#key, the key being the 64 hex digits that narwharf status shows',
+            'must look like host:port#key, the key being the 64 hex digits of its public key',
           ),
         )
         .default([]),
