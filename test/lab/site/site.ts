@@ -40,6 +40,8 @@ export interface SiteOptions {
 }
 
 export interface Site {
+  /** The directory that holds all of it. */
+  readonly dir: string
   readonly hosts: readonly SiteHost[]
   readonly network: Network
   host(name: string): SiteHost
@@ -87,6 +89,7 @@ export async function makeSite(scope: Scope, options: SiteOptions): Promise<Site
   }
   const named = (names: readonly string[]) => (names.length === 0 ? hosts : names.map(host))
   return {
+    dir: baseDir,
     hosts,
     network,
     host,
