@@ -90,14 +90,14 @@ export function createNarPool(options: NarPoolOptions = {}): NarPool {
     },
     dump: (root, range) => stream({ kind: 'dump', root }, range),
     dumpZstd: (root, range) => stream({ kind: 'dump-zstd', root }, range),
-    decompress: (file, compression, range) =>
-      stream({ kind: 'decompress', file, compression }, range),
+    decompress: (file, compression, range, growth) =>
+      stream({ kind: 'decompress', file, compression, growth }, range),
     async digestTree(root, signal) {
       const { narHash, narSize } = await run({ kind: 'digest-tree', root }, signal)
       return { narHash: Buffer.from(narHash), narSize }
     },
-    async digestFile(file, compression, signal) {
-      const result = await run({ kind: 'digest-file', file, compression }, signal)
+    async digestFile(file, compression, signal, options) {
+      const result = await run({ kind: 'digest-file', file, compression, ...options }, signal)
       const { narHash, fileHash } = result
       return { ...result, narHash: Buffer.from(narHash), fileHash: Buffer.from(fileHash) }
     },

@@ -1,7 +1,8 @@
 import type { Compression } from '../../protocol/path-info.ts'
 import { createDecoder } from '../compression/create-decoder.ts'
 import type { Decoder } from '../compression/decoder.ts'
-import { openPackedFile, type PackedFile } from './packed-file.ts'
+import { waitBeyond, waitWhole, type Growth } from './growth.ts'
+import { NOT_YET, openPackedFile, type PackedFile } from './packed-file.ts'
 import type { PullSource } from './pull-source.ts'
 
 /** A file's unpacked bytes, and what the file itself was. */
@@ -43,15 +44,26 @@ const createReadDecoder = (file: PackedFile): Decoder => {
   }
 }
 
+/** What can be asked for the next bytes again after it was told that they are not there yet; others wait for the whole file. */
+const PATIENT: ReadonlySet<Compression> = new Set(['none', 'zstd', 'xz'])
+
+/** How a file is read. */
+export interface FileSourceOptions {
+  readonly offset?: number | undefined
+  readonly hashed?: boolean | undefined
+  /** For a file that is still being written. */
+  readonly growth?: Growth | undefined
+}
+
 /** Unpacked bytes of a file from `offset` on. Throws HOLDING_GONE, HOLDER_UNREADABLE, COMPRESSED_DATA_INVALID. */
 export function createFileSource(
   path: string,
   compression: Compression,
-  options: { readonly offset?: number; readonly hashed?: boolean } = {},
+  options: FileSourceOptions = {},
 ): FileSource {
-  const { offset = 0, hashed = false } = options
-  const file = openPackedFile(path, { hashed })
-  const seekable = compression === 'none' && !hashed
+  const { offset = 0, hashed = false, growth } = options
+  const file = openPackedFile(path, { hashed, growth })
+  const seekable = compression === 'none' && !hashed && growth === undefined
   let skip = seekable ? 0 : offset
   const decoder = seekable
     ? createPlainDecoder(file, offset)
@@ -68,13 +80,23 @@ export function createFileSource(
     return count - over
   }
 
-  return {
-    fill(out) {
+  const fill = (out: Buffer): number | Promise<number> => {
+    if (growth?.state === 'growing' && !PATIENT.has(compression)) {
+      return waitWhole(growth, path).then(() => fill(out))
+    }
+    try {
       const count = decoder.fill(out)
       return typeof count === 'number'
         ? taken(out, count)
         : count.then(awaited => taken(out, awaited))
-    },
+    } catch (error) {
+      if (error !== NOT_YET || growth === undefined) throw error
+      return waitBeyond(growth, file.position).then(() => fill(out))
+    }
+  }
+
+  return {
+    fill,
     get finished() {
       return finished
     },

@@ -10,16 +10,23 @@ import type { FileSegment } from './pull-source.ts'
 
 // What the main thread and a worker say to each other. Buffers travel by transfer, both ways: nothing is copied.
 
+/** A NAR file; `growth` where it is still being written. */
+interface NarFile {
+  readonly file: string
+  readonly compression: Compression
+  readonly growth?: SharedArrayBuffer | undefined
+}
+
 /** Something that gives bytes. */
 export type StreamRequest =
   | { readonly kind: 'dump'; readonly root: string }
   | { readonly kind: 'dump-zstd'; readonly root: string }
-  | { readonly kind: 'decompress'; readonly file: string; readonly compression: Compression }
+  | ({ readonly kind: 'decompress' } & NarFile)
 
 /** Something that gives one answer. */
 export type TaskRequest =
   | { readonly kind: 'digest-tree'; readonly root: string }
-  | { readonly kind: 'digest-file'; readonly file: string; readonly compression: Compression }
+  | ({ readonly kind: 'digest-file'; readonly narSizeMax?: number | undefined } & NarFile)
   | { readonly kind: 'list-tree'; readonly root: string }
   | { readonly kind: 'list-file'; readonly file: string; readonly compression: Compression }
 

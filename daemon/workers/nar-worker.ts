@@ -1,5 +1,6 @@
 import { parentPort } from 'node:worker_threads'
 import { createFileSource } from './file-source.ts'
+import { followGrowth } from './growth.ts'
 import { SEGMENT_BYTES } from './limits.ts'
 import { packError, type StreamRequest, type ToWorker } from './messages.ts'
 import type { PullSource } from './pull-source.ts'
@@ -89,8 +90,13 @@ function openSource(request: StreamRequest, offset: number): PullSource {
       return createTreeNar(request.root, { offset, segmentBytes: SEGMENT_BYTES })
     case 'dump-zstd':
       return createZstdNar(request.root, offset)
-    case 'decompress':
-      return createFileSource(request.file, request.compression, { offset })
+    case 'decompress': {
+      const { file, compression, growth } = request
+      return createFileSource(file, compression, {
+        offset,
+        growth: growth && followGrowth(growth),
+      })
+    }
   }
 }
 

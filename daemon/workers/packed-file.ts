@@ -3,14 +3,20 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { fail } from '../../protocol/errors.ts'
 import type { PackedSource } from '../compression/decoder.ts'
 import { failedOn, READ_FLAGS } from './fs-errors.ts'
+import type { Growth } from './growth.ts'
 
 /** Bytes of one read of a file that is decoded. */
 const READ_BYTES = 64 * 1024
 
+/** Thrown by `read` where the file is still growing: ask again when it has. The decoders of zstd and xz stand that. */
+export const NOT_YET = new Error('the file is still growing')
+
 /** A file read from its start, by synchronous calls. */
 export interface PackedFile {
-  /** The next bytes, valid until the next call. Throws HOLDING_GONE or HOLDER_UNREADABLE. */
+  /** The next bytes, valid until the next call. Throws HOLDING_GONE, HOLDER_UNREADABLE, and {@link NOT_YET}. */
   readonly read: PackedSource
+  /** Bytes that `read` gave. */
+  readonly position: number
   /** Reads at a position; 0 at the end. */
   readAt(out: Buffer, position: number): number
   /** SHA-256 of what `read` gave, and its size; to be called once, at the end, only if hashing was asked for. */
@@ -21,8 +27,9 @@ export interface PackedFile {
 /** Opens a NAR file: a regular file, no symlink. Throws HOLDING_GONE or HOLDER_UNREADABLE. */
 export function openPackedFile(
   path: string,
-  options: { readonly hashed?: boolean } = {},
+  options: { readonly hashed?: boolean; readonly growth?: Growth | undefined } = {},
 ): PackedFile {
+  const { growth } = options
   let fd = -1
   const close = (): void => {
     if (fd !== -1) closeSync(fd)
@@ -51,12 +58,23 @@ export function openPackedFile(
 
   return {
     read() {
-      const count = readAt(buffer, position)
+      // The state first: what was written before the word that it is whole is then seen too.
+      const state = growth?.state
+      const room = growth === undefined ? READ_BYTES : growth.available - position
+      if (room <= 0) {
+        if (state === 'growing') throw NOT_YET
+        if (state === 'broken') fail('HOLDING_GONE', { path, holder: 'this host' })
+        return undefined
+      }
+      const count = readAt(room < READ_BYTES ? buffer.subarray(0, room) : buffer, position)
       if (count === 0) return undefined
       position += count
       const bytes = buffer.subarray(0, count)
       hash?.update(bytes)
       return bytes
+    },
+    get position() {
+      return position
     },
     readAt,
     digest: () => ({ fileHash: hash?.digest() ?? Buffer.alloc(0), fileSize: position }),

@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto'
 import { createListing } from '../../protocol/nar/listing.ts'
 import { createNarReader } from '../../protocol/nar/reader.ts'
+import { fail } from '../../protocol/errors.ts'
 import type { Compression } from '../../protocol/path-info.ts'
 import { createFileSource, type FileSource } from './file-source.ts'
+import { followGrowth } from './growth.ts'
 import type { TaskRequest, TaskResult } from './messages.ts'
 import { createTreeListing } from './tree-listing.ts'
 import { createTreeNar } from './tree-nar.ts'
@@ -35,13 +37,23 @@ function createTreeDigest(root: string, finish: (result: TaskResult) => SliceRes
   }
 }
 
+interface FileReading {
+  readonly file: string
+  readonly compression: Compression
+  readonly hashed: boolean
+  readonly growth?: SharedArrayBuffer | undefined
+}
+
 /** Reads a NAR file to its end, strictly, telling `take` of every byte. */
 function createFileReading(
-  { file, compression, hashed }: { file: string; compression: Compression; hashed: boolean },
+  { file, compression, hashed, growth }: FileReading,
   take: (bytes: Buffer) => void,
   finish: (file: FileSource['digest']) => SliceResult,
 ): Work {
-  const source = createFileSource(file, compression, { hashed })
+  const source = createFileSource(file, compression, {
+    hashed,
+    growth: growth && followGrowth(growth),
+  })
   const bytes = Buffer.allocUnsafeSlow(FILE_SLICE_BYTES)
   const took = (count: number): SliceResult => {
     take(bytes.subarray(0, count))
@@ -71,13 +83,18 @@ export function createTaskWork(id: number, request: TaskRequest, send: Send): Wo
     case 'digest-file': {
       const reader = createNarReader({})
       const hash = createHash('sha256')
+      const { narSizeMax = Infinity } = request
       let narSize = 0
       return createFileReading(
         { ...request, hashed: true },
         bytes => {
+          narSize += bytes.length
+          // A packed file may unpack to a thousand times its size: nobody wants to see the end of that.
+          if (narSize > narSizeMax) {
+            fail('NAR_INVALID', { problem: 'it is longer than promised', offset: narSizeMax })
+          }
           reader.write(bytes)
           hash.update(bytes)
-          narSize += bytes.length
         },
         file => {
           reader.end()
