@@ -148,6 +148,7 @@ async function openRooms(
     publicKeys: config.trust.publicKeys,
     deny: config.share.deny,
     store: config.trust.store,
+    members: config.trust.members,
     storeDir,
     catalog,
   })
@@ -170,6 +171,7 @@ async function openRooms(
     events,
     storeDir,
     withLan: config.share.withLan,
+    withPeers: config.share.withPeers,
     liveCompression: config.http.compression === 'none' ? 'none' : 'zstd',
   })
   rooms.push('substitution', () => substitution.close())

@@ -41,6 +41,36 @@ export interface Verification {
   readonly problem?: Error | undefined
 }
 
+/** A path that is held, with the bytes of its NAR where telling them costs nothing. */
+export interface HeldPath {
+  readonly storePath: StorePath
+  readonly narSize?: number | undefined
+}
+
+/** What came and went at a holder: a small step of it. */
+export interface HolderChange {
+  /** New, or there before under the same path with another path info. */
+  readonly added: readonly HeldPath[]
+  /** No path with that hash part is held any more. */
+  readonly removed: readonly HashPart[]
+}
+
+/** Follows what a holder has, for one listener, in memory (20 bytes a path) from a walk over everything on. */
+export interface HolderFollower {
+  /**
+   * Every path held, in steps like {@link Holder.paths}, and remembered: `changes` tells what differs from it. Begins anew at
+   * each call; a walk left early leaves nothing to go on from. Throws like `paths` does.
+   */
+  all(): AsyncIterable<readonly HeldPath[]>
+  /**
+   * What came and went since it was asked last; undefined where nothing did, which costs microseconds: it is asked ten
+   * times a second. What came is told at once, also while `all` still walks; what went after a rest that keeps the cost of
+   * looking for it below a fifth of the time. The steps must be read to their end before it is asked again.
+   * 'lost': nothing is known to go on from (another database, a rollback, no walk yet), so `all` must walk again.
+   */
+  changes(): AsyncIterable<HolderChange> | 'lost' | undefined
+}
+
 /** A listing, log or debug file: small text or bytes held in memory. */
 export type SmallFile = Buffer
 
@@ -58,6 +88,11 @@ export interface Holder {
   readonly kind: HolderKind
   /** The store directory its paths are below; other store directories are not offered. */
   readonly storeDir: string
+  /**
+   * Its bytes come from outside and anew each time: that they were right once says nothing of the next time, and that they
+   * were wrong is remembered for a while only.
+   */
+  readonly fleeting?: true | undefined
   /** Never rejects because there is nothing to read yet: the holder is then down, and comes up by itself. */
   open(): Promise<void>
   close(): Promise<void>
@@ -108,6 +143,8 @@ export interface Holder {
 
   /** Every store path held, in no particular order: may take long, must not block (yields between batches), memory bounded. */
   paths(): AsyncIterable<readonly StorePath[]>
+  /** Where what came and went is found much cheaper than by `paths()`: a follower of its own for each listener. */
+  follow?(): HolderFollower
   /** A number that changes whenever `paths()` may differ from before (cheap). */
   generation(): number | string
 }

@@ -24,19 +24,55 @@ export interface Audience {
   readonly loopback: boolean
   /** Nix before 2.4, which cannot read zstd and gzip NARs. */
   readonly legacy: boolean
+  /** Another host of the site: it gets what this host itself holds, never what others hold, so that nothing goes in circles. */
+  readonly peer?: boolean | undefined
 }
 
 /** What may leave by an open LAN port, `share.withLan`. */
 export type LanSharing = 'all' | 'signed' | 'none'
 
+/** What may leave the host, and to whom. */
+export interface Sharing {
+  readonly withLan: LanSharing
+  /** `share.withPeers`. */
+  readonly withPeers: LanSharing
+}
+
 /** Whether a decision lets that audience have the path. */
 export function permits(
   decision: Decision,
   audience: Audience,
-  withLan: LanSharing,
+  { withLan, withPeers }: Sharing,
 ): decision is Candidate['decision'] {
   if (!decision.offered) return false
-  return audience.loopback || withLan === 'all' || (withLan === 'signed' && decision.public)
+  if (audience.loopback) return true
+  const sharing = audience.peer === true ? withPeers : withLan
+  return sharing === 'all' || (sharing === 'signed' && decision.public)
+}
+
+/** Holders that are not asked every time: peers, upstreams. */
+export interface Elsewhere {
+  /** Those that may give the path now, best first. Costs no network by itself. */
+  able(hashPart: HashPart): readonly Holder[]
+  /** Those that are said to have it, within reach or not: for a person who asks why. */
+  claiming(hashPart: HashPart): readonly Holder[]
+}
+
+/**
+ * The order in which candidates are used: as found (near before far), but what is merely vouched for by a member comes last,
+ * and not at all where somebody has a proven copy with another content.
+ */
+export function rankCandidates(candidates: Candidate[]): Candidate[] {
+  const isVouched = ({ decision }: Candidate) => decision.reason === 'member'
+  if (!candidates.some(isVouched)) return candidates
+  const proven = candidates.filter(one => !isVouched(one))
+  const differs = (vouched: Candidate) =>
+    proven.some(
+      ({ decision, holding }) =>
+        (decision.reason === 'signed' || decision.reason === 'content-addressed') &&
+        Buffer.compare(holding.info.narHash.bytes, vouched.holding.info.narHash.bytes) !== 0,
+    )
+  return [...proven, ...candidates.filter(one => isVouched(one) && !differs(one))]
 }
 
 /** Compressions that Nix 2.3 and older read. */

@@ -1,5 +1,5 @@
 import type { Compression } from '../../protocol/path-info.ts'
-import { fail } from '../../protocol/errors.ts'
+import { fail, isNarwharfError } from '../../protocol/errors.ts'
 import { encodeNix32 } from '../../protocol/nix32.ts'
 import type { NarUrl } from '../../protocol/nar-url.ts'
 import { canEncode, createEncoder } from '../compression/encoder.ts'
@@ -215,8 +215,12 @@ async function* fallThrough(
       source.destroy()
       track(undefined)
     }
-    // Bytes of a holder that turned out wrong may be out already: nothing can mend this transfer.
-    if (verdict === 'bad' && at > range.start) break
+    // Bytes that turned out wrong may be out already, by this transfer or the one it resumes: nothing can mend it, and the
+    // rest must not be had from elsewhere.
+    if ((verdict === 'bad' || isNarwharfError(lastError, 'PEER_LIED')) && at > 0) {
+      verdicts.spoil(candidate.holding.info.narHash.bytes)
+      break
+    }
   }
   throw (
     lastError ??
@@ -264,6 +268,11 @@ export async function prepareNar(
   const begin = await gate(how.candidates, 0, verdicts, startGateMs)
   if (begin === undefined) return undefined
   const { holding } = begin.gated.candidate
+  // What the asker has may be of a copy that turned out wrong since: it had better begin anew, elsewhere or here.
+  if (options.resuming && verdicts.isSpoilt(holding.info.narHash.bytes)) {
+    begin.gated.lease.release()
+    return undefined
+  }
   const totalBytes =
     how.totalBytes === undefined
       ? undefined

@@ -8,18 +8,25 @@ import {
   findCandidates,
   findEverywhere,
   permits,
+  rankCandidates,
   type Audience,
   type Candidate,
+  type Elsewhere,
   type Finding,
   type LanSharing,
+  type Sharing,
 } from './candidates.ts'
 import { chooseForNarinfo, renderNarinfo, type LiveCompression } from './narinfo-text.ts'
 import { prepareNar, type NarReply, type PrepareOptions } from './nar-reply.ts'
 import { createVerdicts, type Verdicts, type VerdictStore } from './verdicts.ts'
 
 export interface SubstitutionOptions {
-  /** In order of preference. */
+  /** This host's own, in order of preference: asked every time. */
   readonly holders: readonly Holder[]
+  /** Asked when none of them has a path. */
+  readonly peers?: Elsewhere | undefined
+  /** Asked when nobody nearer has it. */
+  readonly upstreams?: Elsewhere | undefined
   readonly trust: Trust
   readonly verdictStore: VerdictStore
   readonly narinfoStore: NarinfoStore
@@ -29,6 +36,8 @@ export interface SubstitutionOptions {
   /** The one store directory this host serves. */
   readonly storeDir: string
   readonly withLan: LanSharing
+  /** Default: all. */
+  readonly withPeers?: LanSharing | undefined
   readonly liveCompression: LiveCompression
   /** Bound of the rendered narinfos kept in memory, bytes. */
   readonly narinfoCacheBytes?: number | undefined
@@ -53,6 +62,9 @@ export interface NarinfoKey {
 /** What an entry costs beyond its text: the candidate, map slots, strings. Measured by heap growth, bytes. */
 const ENTRY_OVERHEAD_BYTES = 1500
 
+/** The identity of no holding: a row kept under it is found by nobody. */
+const NO_IDENTITY = '-'
+
 interface Entry {
   readonly text: Buffer
   /** Whether what it says still stands; microseconds. */
@@ -60,7 +72,7 @@ interface Entry {
 }
 
 /** Given a hash part: who holds it, which copy may be trusted, what to tell the client, and the verified bytes. */
-export interface Substitution {
+export interface Substitution extends Sharing {
   readonly verdicts: Verdicts
   /** The narinfo for that audience, or undefined: nobody has it, or it may not be offered. */
   narinfo(hashPart: HashPart, audience: Audience): Buffer | undefined | Promise<Buffer | undefined>
@@ -70,9 +82,10 @@ export interface Substitution {
   nar(url: NarUrl, audience: Audience, options: PrepareOptions): Promise<NarReply | undefined>
   /** What every holder says, refusals included. */
   findings(hashPart: HashPart): Promise<Finding[]>
-  /** What of it may leave by an open LAN port. */
-  readonly withLan: LanSharing
+  /** This host's own. */
   readonly holders: readonly Holder[]
+  /** Peers that say they have a path and are up. */
+  peersFor(hashPart: HashPart): readonly Holder[]
   close(): void
 }
 
@@ -81,7 +94,8 @@ const AUDIENCES = 4
 
 /** Makes the room. It opens nothing by itself. */
 export function createSubstitution(options: SubstitutionOptions): Substitution {
-  const { holders, trust, storeDir, withLan, events } = options
+  const { holders, trust, storeDir, events, peers, upstreams } = options
+  const sharing: Sharing = { withLan: options.withLan, withPeers: options.withPeers ?? 'all' }
   const verdicts = createVerdicts(options.verdictStore, events)
   const cacheLimit = options.narinfoCacheBytes ?? NARINFO_CACHE_BYTES
   // One map per audience: what one may see must never be found by the other.
@@ -107,19 +121,28 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   }
 
   // A copy found damaged is no longer offered, and its narinfo must not live on in memory.
-  const dropBad = ({ storePath }: { storePath: string }) => {
+  // Nor in the catalog, so that recalling one needs no look at verdicts. After a crash between the two it is told once more,
+  // and its NAR is refused.
+  const dropBad = ({ holderId, storePath }: { holderId: string; storePath: string }) => {
     const hashPart = storePath.slice(storeDir.length + 1, storeDir.length + 33) as HashPart
     for (const cache of caches) {
       const entry = cache.get(hashPart)
       if (entry !== undefined) forget(cache, hashPart, entry)
     }
+    if (holderId !== holders[0]?.id) return
+    options.narinfoStore.put(
+      { holderId, hashPart, identity: NO_IDENTITY, epoch: options.narinfoEpoch },
+      '',
+    )
   }
   events.on('holding:bad', dropBad)
 
   const allowed = (all: readonly Candidate[], audience: Audience): Candidate[] =>
-    all.filter(
-      ({ holder, holding, decision }) =>
-        permits(decision, audience, withLan) && verdicts.known(holder, holding) !== 'bad',
+    rankCandidates(
+      all.filter(
+        ({ holder, holding, decision }) =>
+          permits(decision, audience, sharing) && verdicts.known(holder, holding) !== 'bad',
+      ),
     )
 
   // What this machine itself is told about a live path depends on nothing else, so it may come from before a restart.
@@ -145,16 +168,11 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     }
   }
 
-  /** Kept as the holding's identity, which a verdict may condemn, and the text. */
   const recall = (hashPart: HashPart, witness: Witness | undefined): Entry | undefined => {
     if (first === undefined || witness === undefined) return undefined
     const kept = options.narinfoStore.get(keyOf(first, hashPart, witness))
-    const line = kept?.indexOf('\n') ?? -1
-    if (kept === undefined || line === -1) return undefined
-    const verdict = options.verdictStore.get(first.id, kept.slice(0, line))
-    if (verdict?.problem !== undefined) return undefined
-    const text = Buffer.from(kept.slice(line + 1), 'latin1')
-    return { text, stillStands: () => witness.stillStands() }
+    if (kept === undefined) return undefined
+    return { text: Buffer.from(kept, 'latin1'), stillStands: () => witness.stillStands() }
   }
 
   const entryOf = (hashPart: HashPart, candidate: Candidate, audience: Audience): Entry => {
@@ -164,27 +182,63 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     if (witness === undefined) return { text, stillStands: () => holder.isCurrent(holding) }
     // The witness is younger than the holding: only one that stood all the time may speak for it.
     if (holder.isCurrent(holding)) {
-      const value = `${holding.identity}\n${text.toString('latin1')}`
-      options.narinfoStore.put(keyOf(holder, hashPart, witness), value)
+      options.narinfoStore.put(keyOf(holder, hashPart, witness), text.toString('latin1'))
     }
     return { text, stillStands: () => witness.stillStands() }
   }
 
   const render = (hashPart: HashPart, all: readonly Candidate[], audience: Audience) => {
-    const candidate = chooseForNarinfo(allowed(all, audience), audience)
+    const candidate = chooseForNarinfo(all, audience)
     if (candidate === undefined) return undefined
+    // A better copy elsewhere may end what a member's word is worth, so it is weighed each time.
+    if (candidate.decision.reason === 'member') {
+      return renderNarinfo(candidate, audience, options.liveCompression)
+    }
     const entry = entryOf(hashPart, candidate, audience)
     const cache = caches[audienceKey(audience)]
     if (cache !== undefined) remember(cache, hashPart, entry)
     return entry.text
   }
 
-  const find = (hashPart: HashPart) => findCandidates(holders, trust, storeDir, hashPart)
+  /** What the first of the groups gives that has anything for that audience; at once where it answers at once. */
+  const inTurn = (
+    groups: readonly (() => readonly Holder[])[],
+    hashPart: HashPart,
+    audience: Audience,
+  ): Candidate[] | Promise<Candidate[]> => {
+    for (const [index, group] of groups.entries()) {
+      const asked = group()
+      if (asked.length === 0) continue
+      const found = findCandidates(asked, trust, storeDir, hashPart)
+      if (found instanceof Promise) {
+        return found.then(all => {
+          const good = allowed(all, audience)
+          return good.length > 0 ? good : inTurn(groups.slice(index + 1), hashPart, audience)
+        })
+      }
+      const good = allowed(found, audience)
+      if (good.length > 0) return good
+    }
+    return []
+  }
+  const peersFor = (hashPart: HashPart) => peers?.able(hashPart) ?? []
+  const upstreamsFor = (hashPart: HashPart) => upstreams?.able(hashPart) ?? []
+
+  /** For a NAR the peers stand behind the local copies, one of which may break on the way. */
+  const find = (hashPart: HashPart, audience: Audience) =>
+    inTurn(
+      audience.peer === true
+        ? [() => holders]
+        : [() => [...holders, ...peersFor(hashPart)], () => upstreamsFor(hashPart)],
+      hashPart,
+      audience,
+    )
 
   return {
     verdicts,
-    withLan,
+    ...sharing,
     holders,
+    peersFor,
     narinfo(hashPart, audience) {
       const cache = caches[audienceKey(audience)]
       const entry = cache?.get(hashPart)
@@ -200,17 +254,32 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       }
       // A first holder that can be asked for a sign and gives none has nothing: most misses end here.
       const asked = witness === undefined && mayWitness(audience) ? holders.slice(1) : holders
-      const found = findCandidates(asked, trust, storeDir, hashPart)
+      const found = inTurn(
+        audience.peer === true
+          ? [() => asked]
+          : [() => asked, () => peersFor(hashPart), () => upstreamsFor(hashPart)],
+        hashPart,
+        audience,
+      )
       return found instanceof Promise
         ? found.then(all => render(hashPart, all, audience))
         : render(hashPart, found, audience)
     },
-    candidates: async (hashPart, audience) => allowed(await find(hashPart), audience),
+    candidates: async (hashPart, audience) => find(hashPart, audience),
     async nar(url, audience, prepare) {
-      const candidates = allowed(await find(url.hashPart), audience)
+      const candidates = await find(url.hashPart, audience)
       return prepareNar(url, candidates, verdicts, prepare)
     },
-    findings: hashPart => findEverywhere(holders, trust, hashPart),
+    findings: hashPart =>
+      findEverywhere(
+        [
+          ...holders,
+          ...(peers?.claiming(hashPart) ?? []),
+          ...(upstreams?.claiming(hashPart) ?? []),
+        ],
+        trust,
+        hashPart,
+      ),
     close() {
       events.off('holding:bad', dropBad)
       verdicts.close()

@@ -29,7 +29,42 @@ export interface Verdicts {
   lease(holder: Holder, holding: Holding): VerdictLease
   /** Marks a holding damaged by what was seen elsewhere (a transfer that came out wrong). */
   condemn(holder: Holder, holding: Holding, problem: string): void
+  /** Wrong bytes of a NAR with that hash may be with a client: it must not be given the rest. */
+  spoil(narHash: Uint8Array): void
+  /** Whether that was so within the last minute, in which clients resume. */
+  isSpoilt(narHash: Uint8Array): boolean
   close(): void
+}
+
+/** How long a fleeting holder's wrong copy is remembered, ms: by then its disk may be mended. */
+const FLEETING_BAD_MS = 24 * 3600_000
+
+/** How long nobody may resume after wrong bytes went out: Nix tries again within 5 s, in steps of up to 2.4 s. */
+const SPOILT_MS = 60_000
+
+/** Most entries of each of these two memories. */
+const REMEMBERED_MAX = 10_000
+
+/** Values that are forgotten after a while, or when there are too many. */
+function createShortMemory<V>(keepMs: number) {
+  const entries = new Map<string, { readonly value: V; readonly until: number }>()
+  return {
+    get(key: string): V | undefined {
+      const entry = entries.get(key)
+      if (entry !== undefined && entry.until > performance.now()) return entry.value
+      entries.delete(key)
+      return undefined
+    },
+    set(key: string, value: V): void {
+      entries.delete(key)
+      entries.set(key, { value, until: performance.now() + keepMs })
+      if (entries.size <= REMEMBERED_MAX) return
+      for (const oldest of entries.keys()) {
+        entries.delete(oldest)
+        return
+      }
+    },
+  }
 }
 
 interface Running {
@@ -47,9 +82,24 @@ const isDamage = (error: unknown): error is Error =>
 /** Makes the register of verdicts over a store that outlives the process. */
 export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts {
   const running = new Map<string, Running>()
+  const fleetingBad = createShortMemory<string>(FLEETING_BAD_MS)
+  const spoilt = createShortMemory<true>(SPOILT_MS)
+  const keyOf = (holder: Holder, holding: Holding) => `${holder.id}\n${holding.identity}`
+  const hashKey = (narHash: Uint8Array) => Buffer.from(narHash).toString('base64')
+
+  const rowOf = (
+    holder: Holder,
+    holding: Holding,
+  ): { readonly problem?: string | undefined } | undefined => {
+    if (holder.fleeting !== true) return store.get(holder.id, holding.identity)
+    const problem = fleetingBad.get(keyOf(holder, holding))
+    return problem === undefined ? undefined : { problem }
+  }
 
   const condemn = (holder: Holder, holding: Holding, problem: string) => {
-    store.put(holder.id, holding.identity, problem)
+    if (holder.fleeting === true) fleetingBad.set(keyOf(holder, holding), problem)
+    else store.put(holder.id, holding.identity, problem)
+    spoilt.set(hashKey(holding.info.narHash.bytes), true)
     events.emit('holding:bad', {
       holderId: holder.id,
       storePath: holding.info.storePath,
@@ -68,7 +118,7 @@ export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts 
     // What was read may already be something else than what was asked about: then it says nothing.
     if (!holder.isCurrent(holding)) return 'gone'
     if (problem === undefined) {
-      store.put(holder.id, holding.identity)
+      if (holder.fleeting !== true) store.put(holder.id, holding.identity)
       return 'good'
     }
     if (!isDamage(problem)) return 'gone'
@@ -77,19 +127,21 @@ export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts 
   }
 
   const known = (holder: Holder, holding: Holding): Verdict | undefined => {
-    const row = store.get(holder.id, holding.identity)
+    const row = rowOf(holder, holding)
     if (row === undefined) return undefined
     return row.problem === undefined ? 'good' : 'bad'
   }
 
   return {
     known,
-    problem: (holder, holding) => store.get(holder.id, holding.identity)?.problem,
+    problem: (holder, holding) => rowOf(holder, holding)?.problem,
     condemn,
+    spoil: narHash => spoilt.set(hashKey(narHash), true),
+    isSpoilt: narHash => spoilt.get(hashKey(narHash)) === true,
     lease(holder, holding) {
       const settled = known(holder, holding)
       if (settled !== undefined) return { verdict: Promise.resolve(settled), release() {} }
-      const key = `${holder.id}\n${holding.identity}`
+      const key = keyOf(holder, holding)
       let entry = running.get(key)
       if (entry === undefined) {
         const abort = new AbortController()

@@ -46,8 +46,9 @@ function explain(finding: Finding, substitution: Substitution): HolderAnswer {
     'content-addressed': 'content-addressed, so it proves itself',
     'built-here': 'built on this host, which vouches for it',
     vouched: 'vouched for by trust.store = "all"',
+    member: 'its host, a member of the site, vouches for it (trust.members)',
   }[decision.reason]
-  const lan = permits(decision, { loopback: false, legacy: false }, substitution.withLan)
+  const lan = permits(decision, { loopback: false, legacy: false }, substitution)
   return lan
     ? { id, verdict: 'offered', detail: why }
     : {

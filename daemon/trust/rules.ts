@@ -21,6 +21,8 @@ export interface Rules {
   readonly secret: SecretKey
   /** Whether the operator vouches for the whole live store. */
   readonly vouchForStore: boolean
+  /** Whether a peer's word for what it built is enough. */
+  readonly trustMembers: boolean
   /** A content address must lead to a path below this one. */
   readonly storeDir: string
   readonly reader: ContentReader
@@ -67,8 +69,8 @@ function checkSignatures(info: PathInfo, text: string, { keys, ownKeys }: Rules)
 }
 
 /**
- * Decides by the first rule that fits: a signature by a trusted key, a content address that is proven, built here,
- * vouched for. At once unless content must be read for a proof. Denied names are the caller's to refuse.
+ * Decides by the first rule that fits: a signature by a trusted key, a content address that is proven, built here (or, by
+ * its word, on the peer that has it), vouched for. At once unless content must be read for a proof. Denied names are the caller's to refuse.
  */
 export function applyRules(
   holder: Holder,
@@ -88,7 +90,7 @@ export function applyRules(
   const given = judgeGiven(holder, holding, rules.storeDir)
   const ownKey = rules.secret.name
   const offer = (
-    reason: 'signed' | 'content-addressed' | 'built-here' | 'vouched',
+    reason: Extract<Decision, { offered: true }>['reason'],
     facts: { readonly public: boolean; readonly ca?: string | undefined; readonly key?: string },
   ): Decision => ({
     offered: true,
@@ -109,6 +111,12 @@ export function applyRules(
     return settled(offer('signed', { key: ownKey, public: ca !== undefined, ca }))
   }
   if (ca !== undefined) return settled(offer('content-addressed', { public: true, ca }))
+  if (holder.kind === 'peer') {
+    // Nothing more is looked for: a proof would have to be read over the network, and this is on the way of narinfos.
+    if (holding.builtHere && rules.trustMembers) return settled(offer('member', { public: false }))
+    const { untrustedKeys } = signers
+    return settled({ offered: false, reason: 'no-trusted-signature', untrustedKeys })
+  }
   if (holding.builtHere) return settled(offer('built-here', { public: false }))
 
   const withoutAddress = (): Decision => {

@@ -12,7 +12,7 @@ import { applyRules, type Outcome, type Rules } from './rules.ts'
 import type { Decision, Trust } from './trust.ts'
 
 /** Raised whenever the rules themselves change, so that what older rules decided is decided anew. */
-const RULES_VERSION = 1
+const RULES_VERSION = 2
 
 export interface TrustOptions {
   /** Read, or made at the first start. */
@@ -25,6 +25,8 @@ export interface TrustOptions {
   readonly deny: readonly string[]
   /** `all`: the operator vouches for the whole live store; `ultimate`: for what it built. */
   readonly store: 'ultimate' | 'all'
+  /** Whether the word of a member is enough for what it built itself. Default: no. */
+  readonly members?: boolean | undefined
   readonly storeDir: string
   readonly catalog: Pick<Catalog, 'decisions'>
   /** Ms since 1970. */
@@ -53,6 +55,7 @@ export function createTrust(options: TrustOptions): TrustRoom {
     publicKeys,
     deny,
     store,
+    members = false,
     storeDir,
     catalog,
     clock = Date.now,
@@ -83,7 +86,7 @@ export function createTrust(options: TrustOptions): TrustRoom {
       const reader = createContentReader()
       // Deny rules are asked every time, so they need no place here.
       const epoch = createHash('sha256')
-        .update(JSON.stringify([RULES_VERSION, publicKey, [...publicKeys].sort(), store]))
+        .update(JSON.stringify([RULES_VERSION, publicKey, [...publicKeys].sort(), store, members]))
         .digest('base64')
         .slice(0, 16)
       state = {
@@ -97,6 +100,7 @@ export function createTrust(options: TrustOptions): TrustRoom {
           secret,
           storeDir,
           vouchForStore: store === 'all',
+          trustMembers: members,
           reader,
         },
       }

@@ -6,11 +6,12 @@ import type { Holder, Holding } from '../holders/holder.ts'
  * - `content-addressed`: the path was computed from the content address, so it proves itself once the NAR hash is right
  * - `built-here`: the host built it and vouches for it
  * - `vouched`: the operator vouches for the whole store (`trust.store: "all"`)
+ * - `member`: a peer built it or its operator vouches for it, and members are trusted (`trust.members`)
  */
 export type Decision =
   | {
       readonly offered: true
-      readonly reason: 'signed' | 'content-addressed' | 'built-here' | 'vouched'
+      readonly reason: 'signed' | 'content-addressed' | 'built-here' | 'vouched' | 'member'
       readonly key?: string | undefined
       /** May leave the host by an open LAN port under `share.withLan: "signed"`: signed by a trusted public key, or content-addressed. */
       readonly public: boolean
