@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { hashPartOf, nameOf } from '../../protocol/store-path.ts'
-import type { StorePath } from '../../protocol/store-path.ts'
-import type { PathRow, ScanResult } from './writer.ts'
+import type { BaseName, HashPart, StorePath } from '../../protocol/store-path.ts'
+import type { Growth, PathRow, ScanResult } from './writer.ts'
 import type { WriterClient } from './writer-client.ts'
 
 /** Paths told to the writer at once: one transaction, so that the name index is not merged too often. */
@@ -23,22 +23,32 @@ export interface ReplaceOptions {
   readonly signal?: AbortSignal | undefined
 }
 
+/** Store paths in batches of any size, with the bytes of their NARs where they are known. */
+export type PathBatches =
+  | AsyncIterable<readonly (StorePath | PathWithSize)[]>
+  | Iterable<readonly (StorePath | PathWithSize)[]>
+
 /** Who holds which paths. */
 export interface Holdings {
   /**
    * Makes the holdings of a holder exactly the paths of the batches, in any order, doubles allowed: by marking and
    * sweeping, so that nothing is written for a path that stays. Rejects with the signal's reason or what the batches throw.
    */
-  replaceAll(
+  replaceAll(holderId: string, batches: PathBatches, options?: ReplaceOptions): Promise<ScanResult>
+  /** Both also while `replaceAll` is under way for that holder; they tell by how much its counts grew (or shrank). */
+  add(holderId: string, paths: readonly PathWithSize[]): Promise<Growth>
+  remove(holderId: string, paths: readonly StorePath[]): Promise<Growth>
+  /** Takes whatever the holder has under these hash parts, and tells their names. */
+  removeParts(
     holderId: string,
-    batches: AsyncIterable<readonly StorePath[]> | Iterable<readonly StorePath[]>,
-    options?: ReplaceOptions,
-  ): Promise<ScanResult>
-  add(holderId: string, paths: readonly PathWithSize[]): Promise<void>
-  remove(holderId: string, paths: readonly StorePath[]): Promise<void>
+    hashParts: readonly HashPart[],
+  ): Promise<Growth & { readonly removed: readonly BaseName[] }>
 }
 
-const rowOf = (storePath: StorePath, narSize?: number): PathRow =>
+const withSize = (path: StorePath | PathWithSize): PathWithSize =>
+  typeof path === 'string' ? { storePath: path } : path
+
+const rowOf = ({ storePath, narSize }: PathWithSize): PathRow =>
   narSize === undefined
     ? [hashPartOf(storePath), nameOf(storePath)]
     : [hashPartOf(storePath), nameOf(storePath), narSize]
@@ -46,7 +56,7 @@ const rowOf = (storePath: StorePath, narSize?: number): PathRow =>
 /** Holdings over the writer's thread. `now` gives ms since 1970. */
 export function createHoldings(writer: () => WriterClient, now: () => number): Holdings {
   const sizesOf = async (
-    paths: readonly StorePath[],
+    paths: readonly PathWithSize[],
     unsized: readonly (readonly [index: number, pathId: number])[],
     { sizeOf, signal }: ReplaceOptions,
   ): Promise<[pathId: number, narSize: number][]> => {
@@ -55,7 +65,7 @@ export function createHoldings(writer: () => WriterClient, now: () => number): H
     let until = performance.now() + SIZES_SLICE_MS
     for (const [index, pathId] of unsized) {
       const path = paths[index]
-      const size = path === undefined ? undefined : sizeOf(path)
+      const size = path === undefined ? undefined : sizeOf(path.storePath)
       if (size !== undefined) sizes.push([pathId, size])
       if (performance.now() > until) {
         await turn()
@@ -69,18 +79,18 @@ export function createHoldings(writer: () => WriterClient, now: () => number): H
   return {
     async replaceAll(holderId, batches, options = {}) {
       const scan = await writer().ask({ op: 'scanBegin', holderId })
-      const tell = async (paths: readonly StorePath[]): Promise<void> => {
+      const tell = async (paths: readonly PathWithSize[]): Promise<void> => {
         options.signal?.throwIfAborted()
-        const rows = paths.map(path => rowOf(path))
+        const rows = paths.map(rowOf)
         const { unsized } = await writer().ask({ op: 'scanPaths', scan, paths: rows })
         const sizes = await sizesOf(paths, unsized, options)
         if (sizes.length > 0) await writer().ask({ op: 'scanSizes', scan, sizes })
       }
       try {
-        let waiting: StorePath[] = []
+        let waiting: PathWithSize[] = []
         for await (const batch of batches) {
           for (const path of batch) {
-            waiting.push(path)
+            waiting.push(withSize(path))
             if (waiting.length < BATCH_PATHS) continue
             const full = waiting
             waiting = []
@@ -98,12 +108,16 @@ export function createHoldings(writer: () => WriterClient, now: () => number): H
         throw error
       }
     },
-    async add(holderId, paths) {
-      const rows = paths.map(({ storePath, narSize }) => rowOf(storePath, narSize))
-      await writer().ask({ op: 'add', holderId, paths: rows })
-    },
-    async remove(holderId, paths) {
-      await writer().ask({ op: 'remove', holderId, paths: paths.map(path => rowOf(path)) })
+    add: (holderId, paths) => writer().ask({ op: 'add', holderId, paths: paths.map(rowOf) }),
+    remove: (holderId, paths) =>
+      writer().ask({
+        op: 'remove',
+        holderId,
+        paths: paths.map(storePath => rowOf({ storePath })),
+      }),
+    async removeParts(holderId, hashParts) {
+      const { removed, ...growth } = await writer().ask({ op: 'removeParts', holderId, hashParts })
+      return { ...growth, removed: removed.map(([part, name]) => `${part}-${name}` as BaseName) }
     },
   }
 }

@@ -57,6 +57,7 @@ export type WriterRequest =
   | { readonly op: 'scanAbort'; readonly scan: number }
   | { readonly op: 'add'; readonly holderId: string; readonly paths: readonly PathRow[] }
   | { readonly op: 'remove'; readonly holderId: string; readonly paths: readonly PathRow[] }
+  | { readonly op: 'removeParts'; readonly holderId: string; readonly hashParts: readonly string[] }
 
 /** Counts of a finished scan. */
 export interface ScanResult {
@@ -64,6 +65,12 @@ export interface ScanResult {
   readonly narBytes: number
   readonly added: number
   readonly removed: number
+}
+
+/** What a change made of a holder's counts. */
+export interface Growth {
+  readonly paths: number
+  readonly narBytes: number
 }
 
 export interface WriterReplies {
@@ -77,8 +84,9 @@ export interface WriterReplies {
   scanSizes: undefined
   scanEnd: ScanResult
   scanAbort: undefined
-  add: undefined
-  remove: undefined
+  add: Growth
+  remove: Growth
+  removeParts: Growth & { readonly removed: readonly PathRow[] }
 }
 
 interface Scan {
@@ -149,19 +157,69 @@ export function createWriter(database: Database): {
       case 'add':
         return inTransaction(() => {
           const holder = numberOf(sql, request.holderId)
-          for (const path of request.paths) hold(sql, holder, path)
-          return undefined
+          return grown(
+            holder,
+            request.paths.map(path => add(holder, path)),
+          )
         })
       case 'remove':
         return inTransaction(() => {
           const holder = numberOf(sql, request.holderId)
-          for (const path of request.paths) {
-            const row = look(sql, holder, path)
-            if (row?.held === 1) drop(sql, holder, row.id)
+          const rows = request.paths.map(path => look(sql, holder, path))
+          return grown(
+            holder,
+            rows.flatMap(row => (row?.held === 1 ? [remove(holder, row)] : [])),
+          )
+        })
+      case 'removeParts':
+        return inTransaction(() => {
+          const holder = numberOf(sql, request.holderId)
+          const removed: PathRow[] = []
+          const growths: Growth[] = []
+          for (const hashPart of request.hashParts) {
+            const rows = sql('holdings.ofPart').all({ holder, hashPart }) as HeldRow[]
+            for (const row of rows) {
+              removed.push([hashPart, row.name])
+              growths.push(remove(holder, row))
+            }
           }
-          return undefined
+          return { removed, ...grown(holder, growths) }
         })
     }
+  }
+
+  const scansOf = (holder: number): Scan[] =>
+    [...scans.values()].filter(scan => scan.holder === holder)
+
+  /** Also for a scan under way, which would take it for gone. */
+  const add = (holder: number, path: PathRow): Growth => {
+    const { id, narSize, held } = hold(sql, holder, path)
+    for (const scan of scansOf(holder)) {
+      if (isSeen(scan, id)) continue
+      see(scan, id)
+      scan.paths++
+      scan.narBytes += narSize ?? 0
+      scan.added += 1 - held
+    }
+    return held === 1 ? { paths: 0, narBytes: 0 } : { paths: 1, narBytes: narSize ?? 0 }
+  }
+
+  const remove = (holder: number, { id, narSize }: Omit<PathState, 'held'>): Growth => {
+    for (const scan of scansOf(holder)) {
+      if (!isSeen(scan, id)) continue
+      unsee(scan, id)
+      scan.paths--
+      scan.narBytes -= narSize ?? 0
+    }
+    drop(sql, holder, id)
+    return { paths: -1, narBytes: -(narSize ?? 0) }
+  }
+
+  const grown = (holder: number, parts: readonly Growth[]): Growth => {
+    const paths = parts.reduce((sum, part) => sum + part.paths, 0)
+    const narBytes = parts.reduce((sum, part) => sum + part.narBytes, 0)
+    if (parts.length > 0) sql('holdings.grown').run({ holder, paths, narBytes })
+    return { paths, narBytes }
   }
 
   const newScan = (holderId: string): Scan => {
@@ -219,6 +277,10 @@ interface PathState {
   readonly held: number
 }
 
+interface HeldRow extends Omit<PathState, 'held'> {
+  readonly name: string
+}
+
 function look(sql: Statements, holder: number, [hashPart, name]: PathRow): PathState | undefined {
   return sql('holdings.look').get({ holder, hashPart, name }) as PathState | undefined
 }
@@ -266,6 +328,11 @@ function scanPaths(sql: Statements, scan: Scan, paths: readonly PathRow[]): [num
 
 function isSeen(scan: Scan, path: number): boolean {
   return ((scan.seen[path >>> 3] ?? 0) & (1 << (path & 7))) !== 0
+}
+
+function unsee(scan: Scan, path: number): void {
+  const byte = path >>> 3
+  scan.seen[byte] = (scan.seen[byte] ?? 0) & ~(1 << (path & 7))
 }
 
 function see(scan: Scan, path: number): void {

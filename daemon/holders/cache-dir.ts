@@ -8,6 +8,7 @@ import type { EventBus } from '../events.ts'
 import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
 import { createFileStream } from '../workers/file-stream.ts'
 import type { NarPool } from '../workers/nar-pool.ts'
+import { createCacheDirFollower } from './cache-dir-changes.ts'
 import { createCacheDirExtras } from './cache-dir-extras.ts'
 import { createCacheDirInfo } from './cache-dir-info.ts'
 import { createLookup, originOf } from './cache-dir-lookup.ts'
@@ -195,6 +196,7 @@ export function createCacheDirHolder(options: CacheDirOptions): Holder {
       generation,
     }),
     paths,
+    follow: () => createCacheDirFollower({ dir, info, lookup, hashParts }),
     generation,
   }
 }

@@ -23,18 +23,22 @@ export interface FileStamp {
   readonly isFile: boolean
   readonly size: number
   readonly fresh: boolean
+  /** When it changed last, whatever its owner set as time, ms since 1970. */
+  readonly changedAt: number
 }
 
 /** How long after a change a second one may get the same time: a tick of 10 ms (CONFIG_HZ=100), twice. */
 const TICK_MS = 20
 
 function stampOfStats(stats: BigIntStats): FileStamp {
-  const ageMs = Date.now() - Number(stats.ctimeMs)
+  const changedAt = Number(stats.ctimeMs)
+  const ageMs = Date.now() - changedAt
   return {
     text: `${stats.dev}.${stats.ino}.${stats.size}.${stats.mtimeNs}.${stats.ctimeNs}`,
     isFile: stats.isFile(),
     size: Number(stats.size),
     fresh: ageMs >= -TICK_MS && ageMs <= TICK_MS,
+    changedAt,
   }
 }
 

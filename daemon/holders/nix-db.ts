@@ -36,6 +36,8 @@ export interface NixQueries {
   version(): number
   /** Counts the databases opened in this place: row ids of different ones have nothing to do with each other. */
   readonly opening: number
+  /** Device and inode of the file: row ids of one file go on, however often it was opened. */
+  readonly file: string
 }
 
 export interface NixDb {
@@ -98,6 +100,7 @@ function connect(file: string, opening: number, immutable: boolean): Connection 
     ino,
     frozen,
     opening,
+    file: `${dev}.${ino}`,
     get: (sql, ...parameters) => prepared(sql).get(...parameters) as unknown[] | undefined,
     all: (sql, ...parameters) => prepared(sql).all(...parameters) as unknown[][],
     version() {

@@ -8,6 +8,7 @@ import type { EventBus } from '../events.ts'
 import type { NarPool } from '../workers/nar-pool.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
 import type { Holder, Holding, Witness } from './holder.ts'
+import { createNixFollower } from './nix-changes.ts'
 import { createNixDb } from './nix-db.ts'
 import {
   hashPartRange,
@@ -284,6 +285,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
       find,
     }),
     paths,
+    follow: () => createNixFollower({ db, storeDir, holderId: id }),
     generation() {
       try {
         return noticeVersion(db.read(queries => queries.version()))

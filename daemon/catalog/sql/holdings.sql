@@ -31,3 +31,12 @@ DELETE FROM names WHERE id = :name AND NOT EXISTS (SELECT 1 FROM paths WHERE nam
 
 -- name: held
 SELECT path FROM holdings WHERE holder = :holder AND path > :after ORDER BY path LIMIT :limit
+
+-- name: ofPart
+SELECT p.id, n.name, p.nar_size AS narSize FROM paths p JOIN names n ON n.id = p.name
+WHERE p.hash_part = :hashPart
+  AND EXISTS (SELECT 1 FROM holdings h WHERE h.holder = :holder AND h.path = p.id)
+
+-- name: grown
+-- Null stays null: no whole inventory has counted them yet.
+UPDATE holders SET paths = paths + :paths, nar_bytes = nar_bytes + :narBytes WHERE number = :holder
