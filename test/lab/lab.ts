@@ -52,7 +52,10 @@ async function enter(door: Command, words: readonly string[]): Promise<number> {
 async function obey(site: Site, line: string): Promise<void> {
   const [first = '', ...words] = line.split(/\s+/).filter(word => word !== '')
   if (first === '' || first.startsWith('#')) return
-  if (first === 'help') return void console.log(help())
+  if (first === 'help') {
+    console.log(help())
+    return
+  }
   const order = ORDERS[first]
   if (order !== undefined) {
     const text = await order.run(site, words)
@@ -171,7 +174,7 @@ async function main(): Promise<number> {
   })
   try {
     console.log(`lab: making ${count} hosts`)
-    const site = await makeSite(scope, { hosts: [...LETTERS.slice(0, count)], nix })
+    const site = await makeSite(scope, { hosts: LETTERS.slice(0, count).split(''), nix })
     const doors = site.hosts.map(host => [host.name, host.enter()])
     writeFileSync(join(site.dir, DOORS), JSON.stringify(Object.fromEntries(doors)))
     await site.start()
