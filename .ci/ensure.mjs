@@ -21,6 +21,7 @@ const COMPILERS = { python3: 'python3', make: 'make', 'g++': 'g++' }
 const TEST_COMMANDS = {
   'nix-store': ['nix-bin', 'tests with a real Nix'],
   ip: ['iproute2', 'tests with several hosts in network namespaces'],
+  python3: ['python3', 'tests over slow and lossy links'],
   nginx: ['nginx-light', 'comparisons with nginx'],
   xz: ['xz-utils', 'tests of xz made by another program'],
   zstd: ['zstd', 'tests of zstd made by another program'],
