@@ -40,8 +40,8 @@ export async function makeNetns(scope: Scope): Promise<string> {
 /** A bridge in a namespace of its own. */
 export async function makeLan(scope: Scope): Promise<Lan> {
   const home = await makeNetns(scope)
-  await ip('-n', home, 'link', 'add', 'br', 'type', 'bridge')
-  await ip('-n', home, 'link', 'set', 'br', 'up')
+  await ip('-n', home, 'link', 'add', 'switch0', 'type', 'bridge')
+  await ip('-n', home, 'link', 'set', 'switch0', 'up')
   const ports = new Map<string, string>()
   return {
     async plug(netns, name, address, up = true) {
@@ -51,7 +51,7 @@ export async function makeLan(scope: Scope): Promise<Lan> {
         ...['-n', home, 'link', 'add', port, 'type', 'veth'],
         ...['peer', 'name', name, 'netns', netns],
       )
-      await ip('-n', home, 'link', 'set', port, 'master', 'br', 'up')
+      await ip('-n', home, 'link', 'set', port, 'master', 'switch0', 'up')
       if (address !== undefined) await ip('-n', netns, 'addr', 'add', address, 'dev', name)
       if (up) await ip('-n', netns, 'link', 'set', name, 'up')
     },
@@ -88,6 +88,8 @@ export interface DiscoveryHost {
   /** When it was spawned, ms of `performance.now`. */
   readonly startedAt: number
   readonly child: ChildProcess
+  /** Resolves to the time at which its room was open. */
+  opened(): Promise<number>
   /** Resolves to the time at which it said `matches`, counting what it said before too unless `from` is later. */
   heard(event: string, matches: (what: never) => boolean, from?: number): Promise<number>
   tell(line: object): void
@@ -126,7 +128,7 @@ export function startHost(
 
   const until = async (matches: (line: Line) => boolean, from: number): Promise<number> => {
     const limit = performance.now() + WAIT_LIMIT_MS
-    for (let next = 0; ; ) {
+    for (let next = 0; ;) {
       for (; next < lines.length; next++) {
         const entry = lines[next]
         if (entry !== undefined && entry.at >= from && matches(entry.line)) return next
@@ -152,11 +154,12 @@ export function startHost(
     netns,
     startedAt,
     child,
+    async opened() {
+      const index = await until(line => line.open === true, 0)
+      return lines[index]?.at ?? 0
+    },
     async heard(event, matches, from = 0) {
-      const index = await until(
-        line => line.event === event && matches(line.what as never),
-        from,
-      )
+      const index = await until(line => line.event === event && matches(line.what as never), from)
       return lines[index]?.at ?? 0
     },
     tell,
