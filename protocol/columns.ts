@@ -78,7 +78,7 @@ export function createColumnReader(
 export interface ColumnWriter {
   bytes(bytes: Uint8Array): void
   number(value: number): void
-  numbers(values: Iterable<number>): void
+  numbers(values: ArrayLike<number>): void
   text(text: string): void
   finish(): Buffer
 }
@@ -119,7 +119,7 @@ export function createColumnWriter(): ColumnWriter {
     bytes,
     number,
     numbers(values) {
-      for (const value of values) number(value)
+      for (let i = 0; i < values.length; i++) number(values[i] as number)
     },
     text(text) {
       number(text.length)

@@ -438,10 +438,14 @@ export function indexPathsOf(
   const named = (link: number): BaseName =>
     (link < block.count ? inside[link] : outside[link - block.count]) as BaseName
   return inside.map((baseName, entry) => {
-    const [start, end] = [block.linkStarts[entry], block.linkStarts[entry + 1]]
-    const references = Array.from(block.links.subarray(start, end), named).sort()
-    if (references.some((reference, at) => reference === references[at - 1])) {
-      invalid(`${baseName} refers to one path twice`)
+    const references: BaseName[] = []
+    const end = block.linkStarts[entry + 1] as number
+    for (let at = block.linkStarts[entry] as number; at < end; at++) {
+      references.push(named(block.links[at] as number))
+    }
+    references.sort()
+    for (let at = 1; at < references.length; at++) {
+      if (references[at] === references[at - 1]) invalid(`${baseName} refers to one path twice`)
     }
     const deriver = block.derivers[entry]
     const narHash = block.narHashes.subarray(entry * NAR_HASH_BYTES, (entry + 1) * NAR_HASH_BYTES)
