@@ -122,12 +122,16 @@ export async function collect(stream: ByteStream, limit: number): Promise<Buffer
   return Buffer.concat(parts, length)
 }
 
-const MAGICS: readonly (readonly [Compression, Buffer])[] = [
+const MAGICS: readonly (readonly [Exclude<Compression, 'none' | 'br'>, Buffer])[] = [
   ['xz', Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00])],
   ['zstd', Buffer.from([0x28, 0xb5, 0x2f, 0xfd])],
   ['bzip2', Buffer.from('BZh')],
   ['gzip', Buffer.from([0x1f, 0x8b])],
 ]
+
+/** How a file is packed, by its first bytes; undefined where they say nothing (brotli has no such sign). */
+export const packingOf = (bytes: Buffer): Exclude<Compression, 'none' | 'br'> | undefined =>
+  MAGICS.find(([, magic]) => bytes.subarray(0, magic.length).equals(magic))?.[0]
 
 const unbrotli = promisify(brotliDecompress)
 
@@ -142,9 +146,9 @@ export async function readUnpacked(
 ): Promise<Buffer | undefined> {
   const raw = await readSmallFile(path, limit)
   if (raw === undefined) return undefined
-  const packed = MAGICS.find(([, magic]) => raw.subarray(0, magic.length).equals(magic))
+  const packed = packingOf(raw)
   if (packed !== undefined) {
-    return orAbsent(() => collect(pool.decompress(path, packed[0]), limit))
+    return orAbsent(() => collect(pool.decompress(path, packed), limit))
   }
   if (isUtf8(raw)) return raw
   // A log may hold any bytes: what does not unpack is what it is.
