@@ -112,6 +112,99 @@ export interface Finding {
   readonly mend?: string
 }
 
+/** `GET /api/v1/members`: this host and its site. */
+export interface MembersReply {
+  readonly state: SiteState
+  /** Members by name, then those to be invited anew, then revoked ones. */
+  readonly members: readonly SiteMember[]
+}
+
+/** How a host stands to its site. */
+export interface SiteState {
+  /** What the host is called there. */
+  readonly name: string
+  /** Its public key, 64 hex digits. */
+  readonly key: string
+  readonly admin: boolean
+  /** Undefined while it belongs to none. */
+  readonly site?: {
+    readonly name: string
+    /** 16 hex digits that tell sites apart. */
+    readonly fingerprint: string
+    readonly members: number
+    /** Lines of the member list: of two lists that grew from one, the longer knows more. */
+    readonly lines: number
+    /** Whether the site key lies on this host. */
+    readonly keyHere: boolean
+    readonly openInvites: number
+  }
+}
+
+export interface SiteMember {
+  /** Empty for a revoked key that was never admitted as far as this host knows. */
+  readonly name: string
+  readonly key: string
+  readonly admin: boolean
+  /** `orphaned`: admitted by an admin after its revocation; no member until an admin invites it anew. */
+  readonly state: 'member' | 'orphaned' | 'revoked'
+  readonly self: boolean
+  /** `name:base64`: what it signs store paths with. */
+  readonly nixKey?: string
+}
+
+/** `POST /api/v1/site/init`, `/recovery`: the site key, to be written down. */
+export interface RecoveryReply {
+  readonly site: string
+  readonly lines: readonly string[]
+}
+
+/** `POST /api/v1/site/invite`. */
+export interface InviteReply {
+  readonly site: string
+  readonly code: string
+  readonly expiresInMs: number
+}
+
+/** `POST /api/v1/site/revoke`. */
+export interface RevokeReply {
+  readonly name: string
+  readonly key: string
+  /** Hosts whose membership or right rested on its word alone, signed anew. */
+  readonly kept: readonly string[]
+  /** Hosts that it had revoked and that are members again. */
+  readonly back: readonly string[]
+}
+
+/** `GET /api/v1/peers`, `narwharf peers --json`: the other hosts of the site. */
+export interface PeersReply {
+  /** By name. */
+  readonly peers: readonly PeerStatus[]
+}
+
+export interface PeerStatus {
+  readonly name: string
+  /** Its public key, 64 hex digits. */
+  readonly key: string
+  /** Connected just now. */
+  readonly up: boolean
+  /** When this host last spoke with it, by this host's clock; undefined if never. */
+  readonly lastSeen?: string
+  /** `address:port` where it is, or was last. */
+  readonly address?: string
+  readonly rttMs?: number
+  /** Of its narwharf. */
+  readonly version?: string
+  /** Paths of its index that are known here, and the sum of their NAR sizes. */
+  readonly paths: number
+  readonly narBytes: number
+  /** Counts up whenever the host begins its index anew. */
+  readonly epoch?: number
+  /** Blocks of its index that are known to exist and not yet here. */
+  readonly lag: number
+  /** What it was caught at: a false index, a message that no host sends. */
+  readonly problem?: string
+}
+
 /** Every error of the API: `{ error: { code, message, hint } }` with a 4xx status. */
 export interface ErrorReply {
   readonly error: { readonly code: string; readonly message: string; readonly hint: string }

@@ -16,6 +16,8 @@ export interface Timings {
   readonly backoffsMs: readonly number[]
   /** After an unclean stop: how long to wait for a peer that knows our log before a new one is begun. */
   readonly witnessMs: number
+  /** Before something that failed for a reason outside (a full disk) is tried again. */
+  readonly retryMs: number
   /** How long what is remembered about peers may stay unwritten. */
   readonly saveMs: number
 }
@@ -29,5 +31,6 @@ export const TIMINGS: Timings = {
   addressMs: 3_000,
   backoffsMs: [1_000, 3_000, 5_000, 15_000],
   witnessMs: 10_000,
+  retryMs: 5_000,
   saveMs: 5_000,
 }

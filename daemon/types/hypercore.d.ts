@@ -4,6 +4,7 @@ declare module 'hypercore' {
 
   interface CoreEvents {
     append: []
+    download: [index: number, bytes: number]
     close: []
     /** Somebody has another history of the same length, signed by the same key: the core is dead. */
     conflict: [length: number, fork: number]
@@ -23,6 +24,7 @@ declare module 'hypercore' {
   }
 
   export default class Hypercore extends EventEmitter<CoreEvents> {
+    static discoveryKey(key: Buffer): Buffer
     readonly key: Buffer | null
     readonly discoveryKey: Buffer | null
     readonly length: number
