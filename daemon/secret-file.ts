@@ -7,13 +7,14 @@ import {
   fsyncSync,
   linkSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Problem } from '../protocol/api.ts'
 import { problemOf } from '../protocol/errors.ts'
 
@@ -122,5 +123,13 @@ export function mendMode(file: string, name: string, consequence: string): Probl
       what: `the ${name} ${file} can be read by others (mode ${was}): ${problemOf(error)}`,
       hint: `chmod 600 ${file}; ${consequence}`,
     }
+  }
+}
+
+/** Removes what a kill in the middle of {@link writeWhole} left beside those files. */
+export function sweepTemporary(directory: string, names: readonly string[]): void {
+  for (const entry of readdirSync(directory)) {
+    const [, name] = /^(.+)\.[0-9a-f]{12}\.tmp$/.exec(entry) ?? []
+    if (name !== undefined && names.includes(name)) rmSync(join(directory, entry), { force: true })
   }
 }

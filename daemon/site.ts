@@ -52,8 +52,9 @@ export interface Members {
   /** The newest signed member list as it travels; undefined before any. */
   list(): Buffer | undefined
   /**
-   * Takes a list from outside: kept when it is signed by an admin of the site and its sequence number is higher. Throws
-   * MEMBER_LIST_INVALID for anything else than an older or equal good list. Emits `members:changed` when kept.
+   * Takes a list from outside and merges it: `newer` when it said anything new (the merged list is in force, `members:changed`
+   * was emitted, and what is to be handed on is `list()`, which may say more than both), `same`, or `older` when this host
+   * knows more. Throws MEMBER_LIST_INVALID for what is no list of this site, signed throughout by its admins.
    */
   offer(list: Uint8Array): 'newer' | 'same' | 'older'
 }

@@ -5,7 +5,7 @@
 const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz'
 
 const DIGIT_OF = new Map<string, number>([
-  ...[...ALPHABET].map((character, digit): [string, number] => [character, digit]),
+  ...Array.from(ALPHABET, (character, digit): [string, number] => [character, digit]),
   ['i', 1],
   ['l', 1],
   ['o', 0],
