@@ -6,7 +6,8 @@ import type { HeldPath, HolderChange, HolderFollower } from './holder.ts'
 import { BLOCK_PREFIXES, blockOf, createKnownParts } from './known-parts.ts'
 import type { KnownParts } from './known-parts.ts'
 import type { NixDb, NixQueries } from './nix-db.ts'
-import { COUNT_BETWEEN, LAST_GIVEN_ID, NEWEST_ID } from './nix-rows.ts'
+import type { NixPresence } from './nix-presence.ts'
+import { COUNT_ALL, COUNT_BETWEEN, LAST_GIVEN_ID, NEWEST_ID } from './nix-rows.ts'
 import { SIZED_BETWEEN, SIZED_WITHIN } from './nix-rows.ts'
 
 // What came to a live store stands behind the highest id known, since Nix never gives an id twice. What went leaves no
@@ -27,6 +28,8 @@ export interface NixFollowerOptions {
   readonly storeDir: string
   /** Told of a database that cannot be read any more. */
   readonly holderId: string
+  /** Is told of every row that a walk meets. */
+  readonly presence?: NixPresence | undefined
   /** Ms of a clock that only goes forward. */
   readonly clock?: (() => number) | undefined
 }
@@ -47,7 +50,7 @@ type Row = readonly [id: number, path: string, narSize: unknown]
 
 /** The follower of one database. */
 export function createNixFollower(options: NixFollowerOptions): HolderFollower {
-  const { db, storeDir, holderId, clock = () => performance.now() } = options
+  const { db, storeDir, holderId, presence, clock = () => performance.now() } = options
   let state: State | undefined
   let restUntil = -Infinity
 
@@ -96,9 +99,13 @@ export function createNixFollower(options: NixFollowerOptions): HolderFollower {
       file: queries.file,
       version: queries.version(),
       lastId: queries.get(NEWEST_ID)?.[0] as number,
+      rows: queries.get(COUNT_ALL)?.[0] as number,
     }))
+    presence?.begin(start.file, start.rows)
     const mine: State = {
-      ...start,
+      file: start.file,
+      version: start.version,
+      lastId: start.lastId,
       parts: createKnownParts(),
       counts: new Uint32Array(BLOCK_PREFIXES.length),
       sweptVersion: start.version,
@@ -116,10 +123,13 @@ export function createNixFollower(options: NixFollowerOptions): HolderFollower {
       const newest = rows.at(-1)
       if (newest === undefined) break
       last = newest[0]
-      yield take(mine, rows)
+      const held = take(mine, rows)
+      for (const { storePath } of held) presence?.add(hashPartOf(storePath))
+      yield held
       await turn()
     }
     mine.walked = true
+    presence?.complete(mine.file, start.lastId)
   }
 
   async function* added(from: State, version: number): AsyncGenerator<HolderChange> {

@@ -30,6 +30,8 @@ export const PATHS_AFTER = 'select id, path from ValidPaths where id > ? order b
 export const SIZED_BETWEEN =
   'select id, path, narSize from ValidPaths where id > ? and id <= ? order by id limit ?'
 
+export const COUNT_ALL = 'select count(*) from ValidPaths'
+
 /** The newest id that is there, and the newest ever given (the table is AUTOINCREMENT): less than before after a rollback. */
 export const NEWEST_ID = 'select coalesce(max(id), 0) from ValidPaths'
 export const LAST_GIVEN_ID = `select seq from sqlite_sequence where name = 'ValidPaths'`

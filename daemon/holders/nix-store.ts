@@ -10,6 +10,7 @@ import { checkNar, guardNar } from './guarded-nar.ts'
 import type { Holder, Holding, Witness } from './holder.ts'
 import { createNixFollower } from './nix-changes.ts'
 import { createNixDb } from './nix-db.ts'
+import { createNixPresence } from './nix-presence.ts'
 import {
   hashPartRange,
   MARK_BY_HASH_PART,
@@ -108,6 +109,8 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
     return asked.version
   }
 
+  const presence = createNixPresence(db, storeDir, versionNow)
+
   const physical = (storePath: string): string => physicalDir + storePath.slice(storeDir.length)
 
   const identityOf = (row: NixRow, rootStamp: string): string => {
@@ -116,6 +119,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
   }
 
   const find = (hashPart: HashPart): Holding | undefined => {
+    if (!presence.mayHave(hashPart)) return undefined
     const [above, below] = hashPartRange(storeDir, hashPart)
     const columns = db.read(queries => queries.get(ROW_BY_HASH_PART, above, below))
     if (columns === undefined) return undefined
@@ -153,6 +157,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
   }
 
   const witness = (hashPart: HashPart): Witness | undefined => {
+    if (!presence.mayHave(hashPart)) return undefined
     let version = versionNow()
     const found = markOf(hashPart)
     if (found === undefined) return undefined
@@ -285,7 +290,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
       find,
     }),
     paths,
-    follow: () => createNixFollower({ db, storeDir, holderId: id }),
+    follow: () => createNixFollower({ db, storeDir, holderId: id, presence }),
     generation() {
       try {
         return noticeVersion(db.read(queries => queries.version()))
