@@ -21,7 +21,7 @@ const ROWS_PER_FOLD = 500
 
 /** Nix's base 32 digits to their values, by character code. */
 const DIGIT_VALUES = new Uint8Array(128)
-for (const [value, digit] of [...'0123456789abcdfghijklmnpqrsvwxyz'].entries()) {
+for (const [value, digit] of '0123456789abcdfghijklmnpqrsvwxyz'.split('').entries()) {
   DIGIT_VALUES[digit.charCodeAt(0)] = value
 }
 
