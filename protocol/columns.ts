@@ -83,12 +83,12 @@ export interface ColumnWriter {
   finish(): Buffer
 }
 
-/** Bytes a writer starts with: it doubles as it fills. */
+/** Bytes a writer starts with unless told: it doubles as it fills. */
 const WRITER_FIRST_BYTES = 4096
 
 /** A writer of what {@link createColumnReader} reads. Numbers must be safe integers from 0, texts Latin 1. */
-export function createColumnWriter(): ColumnWriter {
-  let buffer = Buffer.allocUnsafe(WRITER_FIRST_BYTES)
+export function createColumnWriter(firstBytes: number = WRITER_FIRST_BYTES): ColumnWriter {
+  let buffer = Buffer.allocUnsafe(firstBytes)
   let at = 0
   const reserve = (length: number): void => {
     if (at + length <= buffer.length) return

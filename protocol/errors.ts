@@ -86,6 +86,10 @@ export const ERRORS = {
     message: 'invalid index record: {problem}',
     hint: 'whoever wrote the index is damaged or forges; nothing of the record is believed',
   },
+  INDEX_OUT_OF_ORDER: {
+    message: 'the index of {peer} cannot be taken from there: {problem}',
+    hint: 'ask the catalog how far it has come and go on from there',
+  },
   HEAD_INVALID: {
     message: 'invalid index head: {problem}',
     hint: 'whoever sent it is damaged or forges; the index known before stays in force',

@@ -4,6 +4,7 @@ import { problemOf } from '../../protocol/errors.ts'
 import type { HolderKind } from '../holders/holder.ts'
 import { connect, isDamage, markDamaged, prepareDatabase } from './database.ts'
 import { createHoldings, type Holdings } from './holdings.ts'
+import { createIndexes, type Indexes } from './indexes.ts'
 import type { CatalogQuery } from './query.ts'
 import {
   createDecisions,
@@ -56,6 +57,8 @@ export interface Catalog {
     forget(id: string): Promise<void>
   }
   readonly holdings: Holdings
+  /** What the hosts of the site say they hold, and this host's own log. */
+  readonly indexes: Indexes
   /** Matches in order of name, at most `limit`, and how many more there are. */
   search(query: CatalogQuery, limit: number): Promise<CatalogMatches>
   /** Resolves when everything put so far is written. */
@@ -69,6 +72,8 @@ export interface CatalogOptions {
   readonly clock?: (() => number) | undefined
   /** False writes on the calling thread: a program that serves nobody need not start one. Default true. */
   readonly writerThread?: boolean | undefined
+  /** Paths that nobody has any more worth a search for references to them. */
+  readonly sweepAt?: number | undefined
 }
 
 /** The catalog of one host, closed until `open()`. */
@@ -76,6 +81,7 @@ export function createCatalog({
   file,
   clock = Date.now,
   writerThread = true,
+  sweepAt,
 }: CatalogOptions): Catalog {
   let database: Database | undefined
   let statements: Statements | undefined
@@ -127,6 +133,18 @@ export function createCatalog({
     put: (key, value) => decisions.put(narinfoKey(key), value),
   }
   const verifications = createVerifications(parts)
+  const indexes = createIndexes({ ...parts, isOpen: () => database !== undefined })
+  /** New paths bring new names, which the name index takes up afterwards. */
+  const followed = (): WriterClient => {
+    const own = writer()
+    return {
+      ...own,
+      ask: request =>
+        own.ask(request).finally(() => {
+          indexes.wake()
+        }),
+    }
+  }
   const flush = async (): Promise<void> => {
     await Promise.all([decisions.flush(), verifications.flush()])
   }
@@ -141,6 +159,7 @@ export function createCatalog({
     searching = undefined
     await Promise.allSettled(searches)
     searched?.database.close()
+    await indexes.stop()
     const ending = client
     client = undefined
     await ending?.close()
@@ -159,7 +178,8 @@ export function createCatalog({
       failure = undefined
       database = connect(file, { readOnly: true })
       statements = createStatements(database)
-      client = (writerThread ? startWriter : startWriterHere)(file, onDamage)
+      client = (writerThread ? startWriter : startWriterHere)(file, onDamage, { sweepAt })
+      indexes.wake()
     },
     close() {
       closing ??= close().finally(() => {
@@ -180,7 +200,8 @@ export function createCatalog({
       list: () =>
         (read(sql => sql('holders.list').all()) as HolderRow[] | undefined)?.map(ofRow) ?? [],
     },
-    holdings: createHoldings(writer, clock),
+    holdings: createHoldings(followed, clock),
+    indexes,
     async search(query, limit) {
       if (database === undefined) return { matches: [], more: 0 }
       try {

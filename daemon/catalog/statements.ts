@@ -2,7 +2,15 @@ import { readFileSync } from 'node:fs'
 import type { Database, Statement } from 'better-sqlite3'
 
 /** The .sql files beside this one, each a group of statements under `-- name: x` lines. */
-const FILES = ['holders', 'holdings', 'decisions', 'verifications', 'search'] as const
+const FILES = [
+  'holders',
+  'paths',
+  'holdings',
+  'indexes',
+  'decisions',
+  'verifications',
+  'search',
+] as const
 
 type Group = (typeof FILES)[number]
 

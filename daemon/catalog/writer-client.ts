@@ -1,8 +1,9 @@
 import { Worker } from 'node:worker_threads'
 import type { FromWriter, ToWriter } from './writer-thread.ts'
-import { problemOf } from '../../protocol/errors.ts'
+import { NarwharfError, problemOf } from '../../protocol/errors.ts'
 import { connect, isDamage } from './database.ts'
-import { createWriter, type WriterReplies, type WriterRequest } from './writer.ts'
+import { createWriter } from './writer.ts'
+import type { WriterOptions, WriterReplies, WriterRequest } from './writer.ts'
 
 /** V8 heap of the writer's thread, MiB: its batches are small, the rest is SQLite's own memory. */
 const WRITER_HEAP_MIB = 64
@@ -22,11 +23,15 @@ interface Waiting {
 }
 
 /** Starts the writer's thread on a prepared catalog file. `onDamage` is told when SQLite finds the file damaged. */
-export function startWriter(file: string, onDamage: (problem: string) => void): WriterClient {
+export function startWriter(
+  file: string,
+  onDamage: (problem: string) => void,
+  options: WriterOptions = {},
+): WriterClient {
   // The same folder holds .ts in the source and .js in dist; only import statements are rewritten by the compiler.
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
   const worker = new Worker(new URL(`./writer-thread.${extension}`, import.meta.url), {
-    workerData: { file },
+    workerData: { file, options },
     resourceLimits: {
       maxOldGenerationSizeMb: WRITER_HEAP_MIB,
       maxYoungGenerationSizeMb: WRITER_YOUNG_MIB,
@@ -52,7 +57,10 @@ export function startWriter(file: string, onDamage: (problem: string) => void): 
     settle()
     if ('problem' in message) {
       if (message.damage) onDamage(message.problem)
-      entry?.reject(new Error(message.problem))
+      const { typed, problem } = message
+      entry?.reject(
+        typed === undefined ? new Error(problem) : new NarwharfError(typed.code, typed.data),
+      )
     } else {
       entry?.resolve(message.reply)
     }
@@ -83,9 +91,13 @@ export function startWriter(file: string, onDamage: (problem: string) => void): 
 }
 
 /** The same without a thread, for programs that do not mind waiting for a disk: tests, one-off commands. */
-export function startWriterHere(file: string, onDamage: (problem: string) => void): WriterClient {
+export function startWriterHere(
+  file: string,
+  onDamage: (problem: string) => void,
+  options: WriterOptions = {},
+): WriterClient {
   const database = connect(file, { readOnly: false })
-  const writer = createWriter(database)
+  const writer = createWriter(database, options)
   return {
     ask: async <R extends WriterRequest>(request: R) => {
       try {

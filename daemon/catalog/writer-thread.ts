@@ -1,19 +1,26 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { connect, isDamage } from './database.ts'
-import { createWriter, type WriterRequest } from './writer.ts'
+import { isNarwharfError, type ErrorCode, type ErrorData } from '../../protocol/errors.ts'
+import { createWriter, type WriterOptions, type WriterRequest } from './writer.ts'
 
 /** A request with its number, and the one reply to it. `close` checkpoints, closes and ends the thread. */
 export type ToWriter = { readonly id: number; readonly request: WriterRequest | 'close' }
 export type FromWriter =
   | { readonly id: number; readonly reply: unknown }
-  | { readonly id: number; readonly problem: string; readonly damage: boolean }
+  | {
+      readonly id: number
+      readonly problem: string
+      readonly damage: boolean
+      /** What makes a narwharf error again on the other side. */
+      readonly typed: { readonly code: ErrorCode; readonly data: ErrorData } | undefined
+    }
 
 const port = parentPort
 if (port === null) throw new Error('writer-thread is a worker thread')
 
-const { file } = workerData as { file: string }
+const { file, options } = workerData as { file: string; options: WriterOptions }
 const database = connect(file, { readOnly: false })
-const writer = createWriter(database)
+const writer = createWriter(database, options)
 
 port.on('message', ({ id, request }: ToWriter) => {
   const answer = (message: FromWriter): void => port.postMessage(message)
@@ -26,6 +33,7 @@ port.on('message', ({ id, request }: ToWriter) => {
       answer({ id, reply: writer.apply(request) })
     }
   } catch (error) {
-    answer({ id, problem: (error as Error).message, damage: isDamage(error) })
+    const typed = isNarwharfError(error) ? { code: error.code, data: error.data } : undefined
+    answer({ id, problem: (error as Error).message, damage: isDamage(error), typed })
   }
 })

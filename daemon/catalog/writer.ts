@@ -1,4 +1,6 @@
 import type { Database } from 'better-sqlite3'
+import { createIndexWriter, holderIdOf, type IndexApplied } from './index-writer.ts'
+import { createPathBook, hashOf, keyOf, type PathBook } from './path-book.ts'
 import { createStatements, type Statements } from './statements.ts'
 
 // The one place that writes. It runs in a thread of its own (writer-thread.ts): a first scan of a million paths costs a
@@ -58,6 +60,31 @@ export type WriterRequest =
   | { readonly op: 'add'; readonly holderId: string; readonly paths: readonly PathRow[] }
   | { readonly op: 'remove'; readonly holderId: string; readonly paths: readonly PathRow[] }
   | { readonly op: 'removeParts'; readonly holderId: string; readonly hashParts: readonly string[] }
+  | {
+      readonly op: 'indexBegin'
+      readonly key: string
+      /** Undefined for this host's own log: it is no peer, and nobody is told of it as a holder. */
+      readonly host: string | undefined
+      readonly epoch: number
+      readonly core: string
+    }
+  | {
+      readonly op: 'indexApply'
+      readonly key: string
+      readonly epoch: number
+      readonly firstBlock: number
+      readonly blocks: readonly Uint8Array[]
+      readonly at: number
+    }
+  | {
+      readonly op: 'indexFinish'
+      readonly key: string
+      readonly epoch: number
+      readonly at: number
+    }
+  | { readonly op: 'indexForget'; readonly key: string }
+  /** One slice of what can wait: old logs taken out, names indexed, loose paths swept. Replies whether there was any. */
+  | { readonly op: 'tidy' }
 
 /** Counts of a finished scan. */
 export interface ScanResult {
@@ -87,6 +114,11 @@ export interface WriterReplies {
   add: Growth
   remove: Growth
   removeParts: Growth & { readonly removed: readonly PathRow[] }
+  indexBegin: undefined
+  indexApply: IndexApplied
+  indexFinish: undefined
+  indexForget: undefined
+  tidy: boolean
 }
 
 interface Scan {
@@ -99,14 +131,35 @@ interface Scan {
   added: number
 }
 
+export interface WriterOptions {
+  /** Paths that nobody has worth a search for references to them. */
+  readonly sweepAt?: number | undefined
+}
+
+/** Names added to the trigram index in one slice: about 30 ms. */
+const INDEXED_NAMES = 2000
+
 /** The writer over a connection of its own. Throws what SQLite throws; a failed request leaves nothing half-written. */
-export function createWriter(database: Database): {
+export function createWriter(
+  database: Database,
+  { sweepAt }: WriterOptions = {},
+): {
   apply(request: WriterRequest): WriterReplies[keyof WriterReplies]
 } {
   const sql = createStatements(database)
   const scans = new Map<number, Scan>()
   let lastScan = 0
-  const inTransaction = <T>(work: () => T): T => database.transaction(work)()
+  const book = createPathBook(sql, sweepAt)
+  const indexes = createIndexWriter(sql, book)
+  const inTransaction = <T>(work: () => T): T => {
+    try {
+      return database.transaction(work)()
+    } catch (error) {
+      book.forget()
+      indexes.forget()
+      throw error
+    }
+  }
 
   const apply = (request: WriterRequest): WriterReplies[keyof WriterReplies] => {
     switch (request.op) {
@@ -126,7 +179,7 @@ export function createWriter(database: Database): {
         return lastScan
       case 'scanPaths': {
         const scan = scanOf(request.scan)
-        return inTransaction(() => ({ unsized: scanPaths(sql, scan, request.paths) }))
+        return inTransaction(() => ({ unsized: scanPaths(sql, book, scan, request.paths) }))
       }
       case 'scanSizes': {
         const scan = scanOf(request.scan)
@@ -177,7 +230,7 @@ export function createWriter(database: Database): {
           const removed: PathRow[] = []
           const growths: Growth[] = []
           for (const hashPart of request.hashParts) {
-            const rows = sql('holdings.ofPart').all({ holder, hashPart }) as HeldRow[]
+            const rows = heldOfPart(sql, holder, hashPart)
             for (const row of rows) {
               removed.push([hashPart, row.name])
               growths.push(remove(holder, row))
@@ -185,6 +238,33 @@ export function createWriter(database: Database): {
           }
           return { removed, ...grown(holder, growths) }
         })
+      case 'indexBegin':
+        return inTransaction(() => {
+          const id = holderIdOf(request.key)
+          if (request.host !== undefined) sql('indexes.peer').run({ id, host: request.host })
+          indexes.begin(numberOf(sql, id), request)
+          return undefined
+        })
+      case 'indexApply': {
+        const { key, epoch, firstBlock, blocks, at } = request
+        return inTransaction(() => indexes.apply(key, epoch, firstBlock, blocks, at))
+      }
+      case 'indexFinish':
+        return inTransaction(() => {
+          indexes.finish(request.key, request.epoch, request.at)
+          return undefined
+        })
+      case 'indexForget':
+        return inTransaction(() => {
+          const id = holderIdOf(request.key)
+          sql('indexes.leaveAll').run(numberOf(sql, id))
+          sql('holders.forget').run(id)
+          return undefined
+        })
+      case 'tidy':
+        return inTransaction(
+          () => indexes.dropSome() || book.indexNames(INDEXED_NAMES) || book.sweepSome(),
+        )
     }
   }
 
@@ -193,7 +273,7 @@ export function createWriter(database: Database): {
 
   /** Also for a scan under way, which would take it for gone. */
   const add = (holder: number, path: PathRow): Growth => {
-    const { id, narSize, held } = hold(sql, holder, path)
+    const { id, narSize, held } = hold(sql, book, holder, path)
     for (const scan of scansOf(holder)) {
       if (isSeen(scan, id)) continue
       see(scan, id)
@@ -211,7 +291,7 @@ export function createWriter(database: Database): {
       scan.paths--
       scan.narBytes -= narSize ?? 0
     }
-    drop(sql, holder, id)
+    drop(sql, book, holder, id)
     return { paths: -1, narBytes: -(narSize ?? 0) }
   }
 
@@ -244,7 +324,7 @@ export function createWriter(database: Database): {
       const gone = rows.filter(path => !isSeen(scan, path))
       if (gone.length > 0) {
         inTransaction(() => {
-          for (const path of gone) drop(sql, scan.holder, path)
+          for (const path of gone) drop(sql, book, scan.holder, path)
         })
       }
       removed += gone.length
@@ -282,11 +362,17 @@ interface HeldRow extends Omit<PathState, 'held'> {
 }
 
 function look(sql: Statements, holder: number, [hashPart, name]: PathRow): PathState | undefined {
-  return sql('holdings.look').get({ holder, hashPart, name }) as PathState | undefined
+  const hash = hashOf(hashPart)
+  return sql('holdings.look').get({ holder, key: keyOf(hash), hash, name }) as PathState | undefined
+}
+
+function heldOfPart(sql: Statements, holder: number, hashPart: string): HeldRow[] {
+  const hash = hashOf(hashPart)
+  return sql('holdings.ofPart').all({ holder, key: keyOf(hash), hash }) as HeldRow[]
 }
 
 /** Makes the holding (and path and name) where missing; tells how the path stood before. */
-function hold(sql: Statements, holder: number, path: PathRow): PathState {
+function hold(sql: Statements, book: PathBook, holder: number, path: PathRow): PathState {
   const [hashPart, name, narSize] = path
   const state = look(sql, holder, path)
   if (state !== undefined) {
@@ -296,25 +382,25 @@ function hold(sql: Statements, holder: number, path: PathRow): PathState {
     }
     return { ...state, narSize: state.narSize ?? narSize ?? null }
   }
-  const nameId =
-    sql('holdings.nameId').pluck().get(name) ?? sql('holdings.addName').pluck().get(name)
-  const id = sql('holdings.addPath')
-    .pluck()
-    .get({ hashPart, name: nameId, narSize: narSize ?? null }) as number
+  const id = book.add(hashOf(hashPart), name, narSize)
   sql('holdings.hold').run({ holder, path: id })
   return { id, narSize: narSize ?? null, held: 0 }
 }
 
-function drop(sql: Statements, holder: number, path: number): void {
+function drop(sql: Statements, book: PathBook, holder: number, path: number): void {
   sql('holdings.drop').run({ holder, path })
-  const name = sql('holdings.dropPath').pluck().get({ path })
-  if (name !== undefined) sql('holdings.dropName').run({ name })
+  book.release(path)
 }
 
-function scanPaths(sql: Statements, scan: Scan, paths: readonly PathRow[]): [number, number][] {
+function scanPaths(
+  sql: Statements,
+  book: PathBook,
+  scan: Scan,
+  paths: readonly PathRow[],
+): [number, number][] {
   const unsized: [number, number][] = []
   paths.forEach((path, index) => {
-    const state = hold(sql, scan.holder, path)
+    const state = hold(sql, book, scan.holder, path)
     // A holder that lists a path twice (two narinfo files for one) has it once.
     if (isSeen(scan, state.id)) return
     see(scan, state.id)

@@ -168,7 +168,7 @@ t.test('search', async t => {
         .join('; ')
     const statements = {
       'names by trigram': `SELECT rowid FROM names_by_trigram WHERE name LIKE 'firefox-%' AND lower(name) GLOB 'firefox-*'`,
-      'paths by hash part': `SELECT id FROM paths WHERE hash_part = 'x'`,
+      'paths by hash part': `SELECT id FROM paths WHERE key = 1 AND hash = x'00'`,
       'paths by name': `SELECT id FROM paths WHERE name = 1`,
       'holders of a path': `SELECT holder FROM holdings WHERE path = 1`,
       'paths of a holder': `SELECT path FROM holdings WHERE holder = 1 AND path > 5 ORDER BY path LIMIT 9`,
