@@ -170,6 +170,7 @@ async function* fallThrough(
   startGateMs: number,
   range: { readonly start: number; readonly end: number },
   track: (source: ByteStream | undefined, chunk?: Buffer) => void,
+  isOver: () => boolean,
 ): AsyncGenerator<Buffer, void, undefined> {
   let at = range.start
   let lastError: unknown
@@ -215,6 +216,8 @@ async function* fallThrough(
       source.destroy()
       track(undefined)
     }
+    // Nobody reads any more: no other holder needs to be troubled.
+    if (isOver()) return
     // Bytes that turned out wrong may be out already, by this transfer or the one it resumes: nothing can mend it, and the
     // rest must not be had from elsewhere.
     if ((verdict === 'bad' || isNarwharfError(lastError, 'PEER_LIED')) && at > 0) {
@@ -288,14 +291,17 @@ export async function prepareNar(
       let current: ByteStream | undefined
       // A chunk goes back to the source it came from, which may no longer be the one that is being read.
       const origin = new WeakMap<Buffer, ByteStream>()
-      const chunks = fallThrough(how, begin, verdicts, startGateMs, range, (source, chunk) => {
+      let over = false
+      const track = (source: ByteStream | undefined, chunk?: Buffer) => {
         current = source
         if (source !== undefined && chunk !== undefined) origin.set(chunk, source)
-      })
+      }
+      const chunks = fallThrough(how, begin, verdicts, startGateMs, range, track, () => over)
       return {
         [Symbol.asyncIterator]: () => chunks,
         recycle: chunk => origin.get(chunk)?.recycle(chunk),
         destroy() {
+          over = true
           current?.destroy()
           begin.gated.lease.release()
         },

@@ -1,0 +1,98 @@
+import type { HashPart, StorePath } from '../../protocol/store-path.ts'
+import type { EventBus } from '../events.ts'
+import type { IndexedHolding, PeerAddress, PeerIndexes, PeerKey } from '../site.ts'
+import type { Holder } from './holder.ts'
+import type { NarSpool } from './nar-spool.ts'
+import { createPeerHolder, peerHolderId, type PeerTransport } from './peer.ts'
+
+/** What is known of the peers, from memory at once. */
+export interface PeerFacts {
+  isUp(key: PeerKey): boolean
+  /** Where it was seen, best first. */
+  addresses(key: PeerKey): readonly PeerAddress[]
+  nameOf(key: PeerKey): string | undefined
+  /** Round trip time, ms, where it is known. */
+  rttMs?(key: PeerKey): number | undefined
+}
+
+export interface PeerHoldersOptions {
+  /** This host's own key: its own index is not a peer's. */
+  readonly ownKey: PeerKey
+  readonly indexes: PeerIndexes
+  readonly facts: PeerFacts
+  readonly transport: PeerTransport
+  readonly spool: NarSpool
+  /** Every path a peer's index names. */
+  readonly paths: (key: PeerKey) => AsyncIterable<readonly StorePath[]>
+  readonly storeDir: string
+  readonly events: EventBus
+}
+
+/** The peers' holders, made as they are needed. */
+export interface PeerHolders {
+  holder(key: PeerKey): Holder
+  /** Those that say they have it and are up: fewest transfers first, then the nearest. One catalog lookup. */
+  able(hashPart: HashPart): readonly Holder[]
+  /** All that say they have it. */
+  claiming(hashPart: HashPart): readonly Holder[]
+}
+
+/** Makes them over the catalog's picture of the peers' indexes. */
+export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
+  const { ownKey, facts, spool } = options
+  const holders = new Map<PeerKey, Holder>()
+
+  // Each holder that is asked next asks for the same hash part again.
+  let last: { hashPart: HashPart; version: number; found: readonly IndexedHolding[] } | undefined
+  const indexes: PeerIndexes = {
+    get version() {
+      return options.indexes.version
+    },
+    find(hashPart) {
+      const { version } = options.indexes
+      if (last?.hashPart === hashPart && last.version === version) return last.found
+      last = { hashPart, version, found: options.indexes.find(hashPart) }
+      return last.found
+    },
+  }
+
+  const holder = (key: PeerKey): Holder => {
+    const known = holders.get(key)
+    if (known !== undefined) return known
+    const { transport, storeDir, events } = options
+    const made = createPeerHolder({
+      ...{ key, indexes, transport, spool, storeDir, events },
+      name: facts.nameOf(key) ?? key.slice(0, 12),
+      isUp: () => facts.isUp(key),
+      addresses: () => facts.addresses(key),
+      paths: () => options.paths(key),
+    })
+    holders.set(key, made)
+    return made
+  }
+
+  const claimants = (hashPart: HashPart): PeerKey[] =>
+    indexes
+      .find(hashPart)
+      .map(({ peer }) => peer)
+      .filter(peer => peer !== ownKey && facts.nameOf(peer) !== undefined)
+
+  return {
+    holder,
+    able(hashPart) {
+      const up = claimants(hashPart).filter(key => facts.isUp(key))
+      if (up.length < 2) return up.map(holder)
+      const weighed = up.map(key => ({
+        key,
+        running: spool.running(peerHolderId(key)),
+        rtt: facts.rttMs?.(key) ?? Infinity,
+      }))
+      // Infinity - Infinity is no order.
+      const nearer = (a: number, b: number) => (a === b ? 0 : a - b)
+      return weighed
+        .sort((a, b) => a.running - b.running || nearer(a.rtt, b.rtt))
+        .map(({ key }) => holder(key))
+    },
+    claiming: hashPart => claimants(hashPart).map(holder),
+  }
+}
