@@ -119,10 +119,9 @@ export function createDiscovery(options: DiscoveryOptions): Discovery {
   const caches = createForeignCaches(events, now)
   let timer: NodeJS.Timeout | undefined
 
-  const say = (candidate: PeerCandidate): void => void events.emit('peer:sighted', candidate)
   const see = (candidate: PeerCandidate, ttlMs: number, serviceName?: string): void => {
     if (candidate.key === ownKey) return
-    if (sightings.see(candidate, ttlMs, serviceName)) say(candidate)
+    if (sightings.see(candidate, ttlMs, serviceName)) events.emit('peer:sighted', candidate)
   }
 
   const onNews = ({ seen, gone }: ServiceNews, from: string): void => {
@@ -161,6 +160,20 @@ export function createDiscovery(options: DiscoveryOptions): Discovery {
     random,
   })
 
+  /** What a peer told, where it could lead to another host. */
+  const checkTold = ({ key, address }: PeerCandidate): PeerCandidate | undefined => {
+    const known = parsePeerKey(key)
+    const { host, port } = address
+    if (known === undefined || known === ownKey || !isPort(port)) return undefined
+    if (isIP(host) === 0 || LEADS_NOWHERE.test(host)) return undefined
+    return { key: known, address: { host, port }, source: 'told' }
+  }
+  /** What gossip said itself has been heard by all: it is only remembered, to be said again later. */
+  const onSighted = (candidate: PeerCandidate): void => {
+    const told = candidate.source === 'told' ? checkTold(candidate) : undefined
+    if (told !== undefined) sightings.see(told, times.toldTtlMs)
+  }
+
   const notMembers = ({ key }: SeenCache): boolean => key === undefined || !isMember(key)
   const onMembers = (): void => caches.keepOnly(notMembers)
   const onPeerDown = (): void => links.askAgain()
@@ -174,6 +187,7 @@ export function createDiscovery(options: DiscoveryOptions): Discovery {
     async open() {
       if (timer !== undefined) return
       timer = setInterval(tick, times.pollMs).unref()
+      events.on('peer:sighted', onSighted)
       events.on('members:changed', onMembers)
       events.on('peer:down', onPeerDown)
       statics.open()
@@ -181,6 +195,7 @@ export function createDiscovery(options: DiscoveryOptions): Discovery {
     },
     async close() {
       clearInterval(timer)
+      events.off('peer:sighted', onSighted)
       events.off('members:changed', onMembers)
       events.off('peer:down', onPeerDown)
       statics.close()
@@ -191,12 +206,9 @@ export function createDiscovery(options: DiscoveryOptions): Discovery {
       return sightings.list()
     },
     told(candidates) {
-      for (const { key, address } of candidates.slice(0, TOLD_MAX)) {
-        const known = parsePeerKey(key)
-        const { host, port } = address
-        if (known === undefined || !isPort(port)) continue
-        if (isIP(host) === 0 || LEADS_NOWHERE.test(host)) continue
-        see({ key: known, address: { host, port }, source: 'told' }, times.toldTtlMs)
+      for (const candidate of candidates.slice(0, TOLD_MAX)) {
+        const told = checkTold(candidate)
+        if (told !== undefined) see(told, times.toldTtlMs)
       }
       log.debug({ count: candidates.length }, 'peers told by a peer')
     },

@@ -252,7 +252,7 @@ t.test('without mDNS nothing is announced or asked', async t => {
 })
 
 t.test('peers told by peers', async t => {
-  const { discovery, said, until } = makeRoom(t, { times: { repeatMs: 20, quietMs: 10 } })
+  const { discovery, events, said, until } = makeRoom(t, { times: { repeatMs: 20, quietMs: 10 } })
   await discovery.open()
   const told = (key: string, host: string, port = 6280) => ({
     ...{ key: key as PeerKey, address: { host, port }, source: 'mdns' as const },
@@ -274,6 +274,11 @@ t.test('peers told by peers', async t => {
   t.same(said.splice(0), ['told b 10.0.0.1:6280', 'told c fd00::2:6280'])
   await until(() => said.length >= 2)
   t.same(said.slice(0, 2), ['told b 10.0.0.1:6280', 'told c fd00::2:6280'], 'and again')
+
+  const address = { host: '10.0.0.3', port: 6280 }
+  events.emit('peer:sighted', { key: MEMBER, address, source: 'told' })
+  t.match(discovery.candidates()[0], { address }, 'what gossip says itself is remembered too')
+  await until(() => said.filter(line => line === 'told b 10.0.0.3:6280').length > 1)
 })
 
 t.test('configured peers', async t => {
@@ -364,15 +369,39 @@ t.test('the socket survives its listeners and answers no faster than it should',
   t.same(await packet, ['good'])
   t.match(troubles, [{ message: 'the parser fell over it' }])
 
-  const send = (flags: number) =>
-    new Promise<number>(resolve =>
+  const received: number[] = []
+  other.on('message', (packet: Buffer) => {
+    received.push(packet.readUInt8(3))
+    heard.emit('received')
+  })
+  const send = (flags: number, content: number) =>
+    new Promise(resolve =>
       socket.send(
-        ...([Buffer.from([0, 0, flags, 0]), 0, 4, other.address().port, '127.0.0.1'] as const),
-        (_error, bytes) => resolve(bytes),
+        ...([
+          Buffer.from([0, 0, flags, content]),
+          0,
+          4,
+          other.address().port,
+          '127.0.0.1',
+        ] as const),
+        resolve,
       ),
     )
-  const sent = async (flags: number) =>
-    (await Promise.all(Array.from({ length: 100 }, () => send(flags)))).filter(bytes => bytes > 0)
-  t.equal((await sent(0x84)).length, 20, 'a hundred answers at once are not given')
-  t.equal((await sent(0)).length, 100, 'questions are this host’s own')
+  const hundred = async (flags: number, content: number) =>
+    Promise.all(Array.from({ length: 100 }, () => send(flags, content)))
+  const count = async (content: number, wanted: number) => {
+    while (received.filter(got => got === content).length < wanted) await once(heard, 'received')
+    return received.filter(got => got === content).length
+  }
+  await hundred(0, 1)
+  t.equal(await count(1, 100), 100, 'questions are this host’s own')
+  const alive = setInterval(() => {}, 1e6)
+  t.teardown(() => clearInterval(alive))
+  await hundred(0x84, 2)
+  t.equal(await count(2, 1), 1, 'a hundred askers at once are given one answer')
+  t.equal(await count(2, 2), 2, 'and another for those who asked after it')
+  await Promise.all(Array.from({ length: 50 }, (_, i) => send(0x84, 100 + i)))
+  await hundred(0, 3)
+  await count(3, 200 - 100)
+  t.equal(received.filter(content => content >= 100).length, 15, 'nobody has that much to say')
 })

@@ -82,7 +82,7 @@ t.test('the gate', async t => {
 
   t.test('packets that take long to read are paid for by all', async t => {
     const gate = make()
-    budget.spend(300)
+    budget.spend(450)
     t.equal(gate.admits(ours, '10.0.0.3'), false)
     now.pass(1900)
     t.equal(gate.admits(ours, '10.0.0.3'), false, 'a tenth of the time')
