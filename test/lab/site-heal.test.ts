@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import { makeSite, siteSkip, type Site } from './site/site.ts'
 import { NETWORK_PORT, type SiteHost } from './site/site-host.ts'
 import { timed, until } from './site/until.ts'
-import { knowAll, knows, meshed, narinfoPath, peersUp, record } from './site/views.ts'
+import { knowAll, knows, meshed, narinfoPath, peerKey, peersUp, record } from './site/views.ts'
 
 // What goes wrong in a network, and that the site heals without a hand. One site for all of it: `a` founded it and stands in both
 // networks, f in the second one alone. Times go to docs/site.md, "Healing times".
@@ -174,14 +174,4 @@ async function firstGone(t: Test, site: Site, lan: readonly SiteHost[]): Promise
   const since = performance.now()
   await Promise.all(rest.map(host => host.start({ network: { peers: [] } })))
   await healed(t, 'the first host is gone for good', rest, since)
-}
-
-/** A host's key among its peers, as `network.peers` of the others has it. */
-async function peerKey(host: SiteHost): Promise<string> {
-  const { stdout } = await host.narwharf(['members', '--json'])
-  type Member = { readonly name: string; readonly key: string }
-  const { members } = JSON.parse(stdout) as { readonly members: readonly Member[] }
-  const own = members.find(({ name }) => name === host.name)
-  if (own === undefined) throw new Error(`${host.name} is not among its members`)
-  return own.key
 }

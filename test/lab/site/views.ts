@@ -60,6 +60,16 @@ export async function knowAll(
   return answers.every(Boolean)
 }
 
+/** A host's key among its peers, as `network.peers` of the others has it. */
+export async function peerKey(host: SiteHost): Promise<string> {
+  const { stdout } = await host.narwharf(['members', '--json'])
+  type Member = { readonly name: string; readonly key: string }
+  const { members } = JSON.parse(stdout) as { readonly members: readonly Member[] }
+  const own = members.find(({ name }) => name === host.name)
+  if (own === undefined) throw new Error(`${host.name} is not among its members`)
+  return own.key
+}
+
 /** The narinfo's URL of a path. */
 export const narinfoPath = (path: string): string =>
   `/${path.slice('/nix/store/'.length).slice(0, 32)}.narinfo`
