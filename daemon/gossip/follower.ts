@@ -12,6 +12,8 @@ export interface FollowerOptions {
   readonly logs: LogStore
   readonly indexes: Indexes
   readonly log: Logger
+  /** The host's name, for people. */
+  readonly name: string
   readonly retryMs: number
   /** Blocks were applied. */
   readonly onApplied: () => void
@@ -105,23 +107,18 @@ export function createFollower(first: KnownHead, options: FollowerOptions): Foll
 
   const follow = async () => {
     const opened = core ?? (await open())
+    await indexes.begin(host, { epoch, core: first.core, host: options.name })
     const position = indexes.position(host)
-    let whole = position?.epoch === epoch
-    let told = false
-    if (whole) applied = position?.length ?? 0
-    else {
-      applied = 0
-      await indexes.begin(host, epoch)
-    }
+    applied = position?.blocks ?? 0
+    let inForce = position?.inForce ?? false
+    let whole = false
     while (!closed) {
       checkSize(opened)
       if (!whole && applied >= head.length) {
-        await indexes.finish(host, epoch)
+        if (!inForce) await indexes.finish(host, epoch)
+        inForce = true
         whole = true
         options.onApplied()
-      }
-      if (whole && !told) {
-        told = true
         options.onWhole()
       }
       if (opened.length <= applied) {

@@ -169,9 +169,13 @@ export function createGossip(options: GossipOptions): Gossip {
   }
 
   const known = (): PeerKey[] =>
-    [...new Set([...swarm.book.keys(), ...lastSeen.keys(), ...indexes.list()])].filter(
-      key => key !== members.key && members.isMember(key),
-    )
+    [
+      ...new Set([
+        ...swarm.book.keys(),
+        ...lastSeen.keys(),
+        ...indexes.list().map(({ key }) => key),
+      ]),
+    ].filter(key => key !== members.key && members.isMember(key))
 
   const remembered = () =>
     known().map(key => ({
@@ -201,7 +205,7 @@ export function createGossip(options: GossipOptions): Gossip {
 
   const statusOf = (key: PeerKey): PeerStatus => {
     const link = swarm.links.get(key)
-    const position = indexes.position(key)
+    const index = indexes.list().find(one => one.key === key && one.inForce)
     const problem = replica?.problem(key) ?? lies.get(key)
     const at = link === undefined ? lastSeen.get(key) : clock().toISOString()
     const [address] = link?.address === undefined ? swarm.book.of(key) : [link.address]
@@ -213,9 +217,9 @@ export function createGossip(options: GossipOptions): Gossip {
       ...(address !== undefined && { address: `${address.host}:${address.port}` }),
       ...(link?.rttMs !== undefined && { rttMs: Math.round(link.rttMs * 10) / 10 }),
       ...(hellos.has(key) && { version: hellos.get(key)?.version ?? '' }),
-      paths: position?.paths ?? 0,
-      narBytes: position?.narBytes ?? 0,
-      ...(position !== undefined && { epoch: position.epoch }),
+      paths: index?.paths ?? 0,
+      narBytes: index?.narBytes ?? 0,
+      ...(index !== undefined && { epoch: index.epoch }),
       lag: replica?.lag(key) ?? 0,
       ...(problem !== undefined && { problem }),
     }

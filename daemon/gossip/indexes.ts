@@ -1,37 +1,54 @@
+import type { BaseName, StorePath } from '../../protocol/store-path.ts'
 import type { IndexEntry, PeerKey } from '../site.ts'
-import type { BaseName } from '../../protocol/store-path.ts'
 
 /** How far the catalog is in a host's log. */
 export interface IndexPosition {
   readonly epoch: number
+  /** The log's public key. */
+  readonly core: string
   /** Blocks applied. */
-  readonly length: number
+  readonly blocks: number
   /** Entries that the applied blocks added, removed ones included: the position of the next one. */
   readonly entries: number
-  /** Entries that stand. */
+  /** False while it arrives beside an older one, which stays in answers until `finish`. */
+  readonly inForce: boolean
+}
+
+/** What stands in a log. */
+export interface IndexSummary {
+  readonly key: PeerKey
+  readonly epoch: number
+  readonly inForce: boolean
   readonly paths: number
-  /** Sum of their NAR sizes. */
   readonly narBytes: number
 }
 
 /** What gossip asks of the catalog; this host's own log is one among the others. */
 export interface Indexes {
-  position(peer: PeerKey): IndexPosition | undefined
-  /** A new log of that host begins: what stood stays in answers until `finish`. */
-  begin(peer: PeerKey, epoch: number): Promise<void>
-  /** Blocks from number `from` on, all of them or none. Throws INDEX_INVALID. */
-  apply(peer: PeerKey, epoch: number, from: number, blocks: readonly Uint8Array[]): Promise<void>
-  /** The begun log takes the place of the old one. */
-  finish(peer: PeerKey, epoch: number): Promise<void>
-  forget(peer: PeerKey): Promise<void>
-  /** Every host that something is known of. */
-  list(): readonly PeerKey[]
-  /** Everything that stands, in the order of the log, in batches. */
-  entries(peer: PeerKey): AsyncIterable<readonly IndexEntry[]>
-  /** Positions of those of the paths that stand, in the log of that epoch. */
-  positionsOf(
-    peer: PeerKey,
+  /** The log under way, or the one in force if told or there is none under way. */
+  position(key: PeerKey, which?: 'newest' | 'in-force'): IndexPosition | undefined
+  /** A log begins, or goes on where it was; a host's first one is in force at once. `host`: its name, none for this host. */
+  begin(
+    key: PeerKey,
+    log: { readonly epoch: number; readonly core: string; readonly host: string | undefined },
+  ): Promise<void>
+  /** Blocks from number `firstBlock` on, all of them or none. Rejects with INDEX_INVALID for what no host writes. */
+  apply(
+    key: PeerKey,
     epoch: number,
-    paths: Iterable<BaseName>,
-  ): Promise<ReadonlyMap<BaseName, number>>
+    firstBlock: number,
+    blocks: readonly Uint8Array[],
+  ): Promise<unknown>
+  /** The log is in force, an older one goes. */
+  finish(key: PeerKey, epoch: number): Promise<void>
+  forget(key: PeerKey): Promise<void>
+  list(): readonly IndexSummary[]
+  /** All that stands in this host's own log in force, in its order, in batches. */
+  whole(key: PeerKey): AsyncIterable<readonly IndexEntry[]>
+  /** Where those paths stand in the log of that epoch. */
+  positionsOf(
+    key: PeerKey,
+    paths: readonly (StorePath | BaseName)[],
+    epoch?: number,
+  ): readonly (number | undefined)[]
 }

@@ -1,3 +1,5 @@
+import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
 import { networkInterfaces } from 'node:os'
 import HyperDHT from 'hyperdht'
 import Hyperswarm, { type SwarmConnection } from 'hyperswarm'
@@ -51,17 +53,25 @@ interface NodeOptions {
   readonly onConnection: (connection: SwarmConnection) => void
 }
 
+/** Throws NETWORK_PORT_TAKEN. Asked before the node is made: one that cannot bind cannot be destroyed either. */
+async function checkPort(port: number): Promise<void> {
+  const socket = createSocket('udp4')
+  try {
+    socket.bind(port)
+    await once(socket, 'listening')
+  } catch (error) {
+    fail('NETWORK_PORT_TAKEN', { port, problem: problemOf(error) }, error)
+  } finally {
+    socket.close()
+  }
+}
+
 /** Binds the port and listens. Throws NETWORK_PORT_TAKEN. */
 export async function openLanNode(options: NodeOptions): Promise<LanNode> {
   const { port, claimed, keyPair, admits, addressesOf } = options
+  await checkPort(port)
   const dht = HyperDHT.bootstrapper(port, claimed)
   dht.on('error', () => {})
-  try {
-    await dht.bind()
-  } catch (error) {
-    await dht.destroy({ force: true }).catch(() => {})
-    fail('NETWORK_PORT_TAKEN', { port, problem: problemOf(error) }, error)
-  }
   // A routing table drops what does not fit in a bucket of 20, so a host is dialled where it was seen, not looked for.
   const connect = dht.connect.bind(dht)
   dht.connect = (publicKey, connectOptions) => {

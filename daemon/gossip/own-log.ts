@@ -96,11 +96,11 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
 
   const positionsIn = (inEpoch: number, next: number): Positions => ({
     next,
-    of: (names: Iterable<BaseName>) => indexes.positionsOf(me, inEpoch, names),
+    of: (names: readonly BaseName[]) => indexes.positionsOf(me, names, inEpoch),
   })
 
   /** Appends and applies blocks in batches. */
-  const write = async (to: Hypercore, inEpoch: number, blocks: AsyncIterable<Buffer>) => {
+  const write = async (to: Hypercore, inEpoch: number, blocks: Iterable<Buffer>) => {
     let batch: Buffer[] = []
     let bytes = 0
     const flush = async () => {
@@ -111,7 +111,7 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
       batch = []
       bytes = 0
     }
-    for await (const block of blocks) {
+    for (const block of blocks) {
       batch.push(block)
       bytes += block.length
       if (bytes >= BATCH_BYTES) await flush()
@@ -129,7 +129,7 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
       written += chunk.length
       chunk = []
     }
-    for await (const entries of indexes.entries(me)) {
+    for await (const entries of indexes.whole(me)) {
       chunk.push(...entries)
       if (chunk.length >= SNAPSHOT_CHUNK) await flush()
     }
@@ -140,11 +140,12 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
   /** Begins a new log with everything that stands. */
   const rotate = async (why: string) => {
     const before = core
+    const standing = indexes.position(me, 'in-force')
     const next = Math.max(epoch, seenEpoch, indexes.position(me)?.epoch ?? 0) + 1
     const fresh = logs.store.get({ keyPair: keyPairFromSeed(randomBytes(SEED_BYTES)) })
     await fresh.ready()
-    await indexes.begin(me, next)
-    const paths = await writeSnapshot(fresh, next)
+    await indexes.begin(me, { epoch: next, core: keyText(fresh), host: undefined })
+    const paths = standing === undefined ? 0 : await writeSnapshot(fresh, next)
     await indexes.finish(me, next)
     files.setState({ epoch: next, core: keyText(fresh) })
     epoch = next
@@ -181,11 +182,11 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
 
   /** Brings the catalog to the end of the log; false where the catalog knows more than the log. */
   const replay = async (current: Hypercore): Promise<boolean> => {
-    const position = indexes.position(me)
-    const begun = position?.epoch !== epoch
-    let from = begun ? 0 : (position?.length ?? 0)
+    const standing = indexes.position(me, 'in-force')
+    const begun = standing?.epoch !== epoch || standing.core !== keyText(current)
+    let from = begun ? 0 : standing.blocks
     if (from > current.length) return false
-    if (begun) await indexes.begin(me, epoch)
+    if (begun) await indexes.begin(me, { epoch, core: keyText(current), host: undefined })
     let batch: Buffer[] = []
     let bytes = 0
     for (let index = from; index < current.length; index++) {
@@ -226,23 +227,23 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
   }
 
   const shouldCompact = (): boolean => {
-    const position = indexes.position(me)
-    if (position === undefined || core === undefined) return false
-    const { entries, paths } = position
+    const entries = indexes.position(me, 'in-force')?.entries ?? 0
+    const paths = indexes.list().find(({ key, inForce }) => key === me && inForce)?.paths ?? 0
     const removed = entries - paths
     return (
       (removed >= compaction.removedLeast && removed > entries * compaction.removedShare) ||
-      core.length - Math.ceil(paths / USUAL_ENTRIES) > compaction.smallBlocks
+      (core?.length ?? 0) - Math.ceil(paths / USUAL_ENTRIES) > compaction.smallBlocks
     )
   }
+
   /** Writes a change at the end of the log, of which the catalog has everything. */
   const writeChange = async (change: IndexChange) => {
     const current = core
     if (closed || current === undefined || current.closing !== null) return renewFirst(change)
-    if (indexes.position(me)?.length !== current.length && !(await replay(current))) {
+    if (indexes.position(me, 'in-force')?.blocks !== current.length && !(await replay(current))) {
       return renewFirst(change)
     }
-    const next = indexes.position(me)?.entries ?? 0
+    const next = indexes.position(me, 'in-force')?.entries ?? 0
     await write(current, epoch, blocksOf(change, positionsIn(epoch, next)))
     publish(current)
     if (shouldCompact()) await rotate('too much of it is removed or in small blocks')
@@ -282,7 +283,7 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
       settle()
       await queue
       if (core === undefined || core.closing !== null || !certain) return
-      if (indexes.position(me)?.length !== core.length) return
+      if (indexes.position(me, 'in-force')?.blocks !== core.length) return
       files.setMark({ epoch, core: keyText(core), length: core.length })
       await core.close()
     },

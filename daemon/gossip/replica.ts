@@ -81,6 +81,7 @@ export function createReplica(options: ReplicaOptions): Replica {
         logs: options.logs,
         indexes,
         log,
+        name: members.nameOf(host) ?? host,
         retryMs: options.retryMs,
         onApplied: () => void events.emit('index:changed', host),
         onWhole() {
@@ -113,7 +114,7 @@ export function createReplica(options: ReplicaOptions): Replica {
       start(head, now?.before ?? now?.follower)
     },
     async forgetStrangers() {
-      const known = new Set([...followed.keys(), ...indexes.list()])
+      const known = new Set([...followed.keys(), ...indexes.list().map(({ key }) => key)])
       for (const host of known) {
         if (host === members.key || members.isMember(host)) continue
         heads.forget(host)

@@ -3,10 +3,11 @@ import type { IndexPosition, Indexes } from '../../../daemon/gossip/indexes.ts'
 import type { IndexEntry, PeerKey } from '../../../daemon/site.ts'
 import { fail } from '../../../protocol/errors.ts'
 import { decodeIndexBlock, indexPathsOf } from '../../../protocol/index-block.ts'
-import { baseNameOf, type BaseName } from '../../../protocol/store-path.ts'
+import { baseNameOf, type StorePath } from '../../../protocol/store-path.ts'
 
 interface Log {
   readonly epoch: number
+  readonly core: string
   length: number
   readonly entries: (IndexEntry | undefined)[]
 }
@@ -42,7 +43,12 @@ export function fakeIndexes(): FakeIndexes {
         const entry = log.entries[position]
         return entry === undefined ? undefined : baseNameOf(entry.info.storePath)
       }
-      log.entries.push(...indexPathsOf(block, log.entries.length, nameAt))
+      const added = indexPathsOf(block, log.entries.length, nameAt)
+      for (const { info } of added) {
+        const before = log.entries.findIndex(one => one?.info.storePath === info.storePath)
+        if (before >= 0) log.entries[before] = undefined
+      }
+      log.entries.push(...added)
     }
     log.length += 1
   }
@@ -55,20 +61,24 @@ export function fakeIndexes(): FakeIndexes {
       standing(inForce.get(peer))
         .map(({ info }) => baseNameOf(info.storePath).slice(33))
         .sort(),
-    position(peer): IndexPosition | undefined {
-      const log = inForce.get(peer)
-      return (
-        log && {
-          epoch: log.epoch,
-          length: log.length,
-          entries: log.entries.length,
-          paths: standing(log).length,
-          narBytes: standing(log).reduce((sum, { info }) => sum + info.narSize, 0),
-        }
-      )
+    position(peer, which = 'newest'): IndexPosition | undefined {
+      const log = (which === 'newest' ? arriving.get(peer) : undefined) ?? inForce.get(peer)
+      if (log === undefined) return undefined
+      const { epoch, core, length, entries } = log
+      return {
+        epoch,
+        core,
+        blocks: length,
+        entries: entries.length,
+        inForce: inForce.get(peer) === log,
+      }
     },
-    async begin(peer, epoch) {
-      arriving.set(peer, { epoch, length: 0, entries: [] })
+    async begin(peer, { epoch, core }) {
+      const known = [inForce.get(peer), arriving.get(peer)]
+      if (known.some(log => log?.epoch === epoch && log.core === core)) return
+      const log = { epoch, core, length: 0, entries: [] }
+      if (inForce.has(peer)) arriving.set(peer, log)
+      else inForce.set(peer, log)
     },
     async apply(peer, epoch, from, blocks) {
       const log = logOf(peer, epoch)
@@ -84,19 +94,27 @@ export function fakeIndexes(): FakeIndexes {
       arriving.delete(peer)
       forgotten.push(peer)
     },
-    list: () => [...inForce.keys()],
-    async *entries(peer) {
+    list: () =>
+      [...inForce].map(([key, log]) => ({
+        key,
+        epoch: log.epoch,
+        inForce: true,
+        paths: standing(log).length,
+        narBytes: standing(log).reduce((sum, { info }) => sum + info.narSize, 0),
+      })),
+    async *whole(peer) {
       const all = standing(inForce.get(peer))
       for (let at = 0; at < all.length; at += 500) yield all.slice(at, at + 500)
     },
-    async positionsOf(peer, epoch, paths) {
-      const wanted = new Set(paths)
-      const found = new Map<BaseName, number>()
-      logOf(peer, epoch).entries.forEach((entry, position) => {
-        const name = entry && baseNameOf(entry.info.storePath)
-        if (name !== undefined && wanted.has(name)) found.set(name, position)
+    positionsOf(peer, paths, epoch) {
+      const log = epoch === undefined ? inForce.get(peer) : logOf(peer, epoch)
+      const found = new Map<string, number>()
+      log?.entries.forEach((entry, position) => {
+        if (entry !== undefined) found.set(baseNameOf(entry.info.storePath), position)
       })
-      return found
+      return paths.map(path =>
+        found.get(path.startsWith('/') ? baseNameOf(path as StorePath) : path),
+      )
     },
   }
 }
