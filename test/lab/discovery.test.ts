@@ -243,5 +243,5 @@ async function flooded(t: Test): Promise<void> {
   t.equal(from('10.76.0.2').length, 1, 'the member is still known')
   t.ok(caches.length <= 4)
   t.ok(rssBytes - before.rssBytes < 64 * 2 ** 20, 'memory stays')
-  t.ok(longestStallMs < 1000, 'the loop goes on')
+  t.ok(longestStallMs < 2000, 'the loop goes on')
 }
