@@ -61,10 +61,9 @@ export async function freeUdpPort(): Promise<number> {
   return port
 }
 
-export interface HostOptions extends Partial<GossipOptions> {
+export interface HostOptions extends Partial<Omit<GossipOptions, 'members'>> {
   /** The same host again, as after a restart. */
   readonly again?: Host
-  readonly members?: never
 }
 
 /** A host's gossip room with a fake catalog and a fake membership; opened, and closed with the test. */
