@@ -74,12 +74,12 @@ const QUESTIONS = SERVICE_TYPES.map(type => ({ name: serviceDomain(type), type: 
 const announcementsOf = ({ key, label, port, httpPort }: OwnServices): Announcement[] => {
   // A host name of our own: the machine's is avahi's or systemd-resolved's to answer for.
   const common = { name: label, host: `${label}.local`, probe: false, disableIPv6: true } as const
-  return [
+  const services = [
     { ...common, type: 'narwharf', port, txt: { v: SITE_VERSION, pk: key } },
-    ...(httpPort === undefined
-      ? []
-      : [{ ...common, type: 'nix-serve', port: httpPort, txt: { pk: key } }]),
+    { ...common, type: 'nix-serve', port: httpPort ?? 0, txt: { pk: key } },
   ]
+  // A port that the system is yet to choose is no place to go to.
+  return services.filter(service => service.port !== 0)
 }
 
 /** bonjour puts the addresses of all interfaces into every answer: on this LAN only this one leads anywhere. */

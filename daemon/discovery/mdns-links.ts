@@ -126,7 +126,16 @@ export function createMdnsLinks(options: MdnsLinksOptions): MdnsLinks {
     for (const id of retryAt.keys()) {
       if (!wanted.has(id) || (retryAt.get(id) ?? 0) <= now()) retryAt.delete(id)
     }
-    for (const [id, link] of wanted) if (!links.has(id) && !retryAt.has(id)) start(link)
+    for (const [id, link] of wanted) {
+      if (links.has(id) || retryAt.has(id)) continue
+      try {
+        start(link)
+      } catch (error) {
+        // No descriptor left, say: the other interfaces and the daemon go on.
+        retryAt.set(id, now() + times.retryMs)
+        log.warn({ interface: link.name }, `no mDNS: ${problemOf(error)}`)
+      }
+    }
   }
 
   const problems = (): Problem[] => {

@@ -143,6 +143,9 @@ t.test('what a host announces', async t => {
   const elsewhere = makeRoom(t, { httpPort: 6279, httpHost: '10.9.9.9' })
   await elsewhere.discovery.open()
   t.equal(elsewhere.fake().announced.length, 1, 'HTTP listens on another address')
+  const portless = makeRoom(t, { port: 0 })
+  await portless.discovery.open()
+  t.same(portless.fake().announced, [], 'no port, nothing to announce')
   const name = makeRoom(t, { hostName: 'x'.repeat(63) })
   await name.discovery.open()
   t.equal(name.fake().announced[0]?.name.length, 63, 'a label has at most 63 bytes')
@@ -241,6 +244,16 @@ t.test('a machine that may not list its interfaces', async t => {
   await discovery.open()
   t.match(discovery.problems(), [{ hint: /AF_NETLINK/ }])
   t.equal(fakes.length, 0)
+})
+
+t.test('an interface on which no socket can be had', async t => {
+  const { discovery } = makeRoom(t, {
+    makeResponder() {
+      throw new Error('EMFILE')
+    },
+  })
+  await discovery.open()
+  t.match(discovery.problems(), [{ what: /^mDNS cannot listen on eth0/ }])
 })
 
 t.test('without mDNS nothing is announced or asked', async t => {
