@@ -134,7 +134,7 @@ export async function runDownload(download: Download): Promise<DownloadEnd> {
   try {
     if (size !== undefined && growth.available === size) return 'whole'
     if (size !== undefined && growth.available > size) return 'useless'
-    handle = await open(file, growth.available > 0 ? 'r+' : 'w+', 0o600)
+    handle = await open(file, 'r+')
     for (let failures = 0; failures <= retryMs.length; failures++) {
       if (failures > 0) await clock.sleep(retryMs[failures - 1] ?? 0, signal)
       if (signal.aborted) return 'partial'

@@ -1,9 +1,18 @@
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, open as openCallback, readdirSync, rmSync, statSync, utimesSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  open as openCallback,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  utimesSync,
+} from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { fail } from '../../protocol/errors.ts'
+import { fail, problemOf } from '../../protocol/errors.ts'
 import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
 import { createFileStream } from '../workers/file-stream.ts'
 import { createGrowth, waitBeyond, type GrowthWriter } from '../workers/growth.ts'
@@ -148,6 +157,12 @@ export function createDownloads(options: DownloadsOptions): Downloads {
   }
 
   const start = (entry: Entry, request: DownloadRequest): Running => {
+    // It is there before the first byte is, so that a reader may open it.
+    try {
+      closeSync(openSync(fileOf(entry), 'a', 0o600))
+    } catch (error) {
+      fail('HOLDER_UNREADABLE', { holder: fileOf(entry), problem: problemOf(error) }, error)
+    }
     const growth = createGrowth(entry.bytes)
     const abort = new AbortController()
     const run = async (): Promise<void> => {

@@ -1,5 +1,5 @@
 import { NARINFO_MAX_BYTES } from '../../protocol/narinfo.ts'
-import { hashPartOf, type HashPart, type StorePath } from '../../protocol/store-path.ts'
+import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { DailyWindow } from '../config-values.ts'
 import type { EventBus } from '../events.ts'
 import type { PeerKey } from '../site.ts'
