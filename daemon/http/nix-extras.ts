@@ -7,9 +7,9 @@ import {
   parseHashPart,
   parseStorePath,
   type BaseName,
-  type HashPart,
 } from '../../protocol/store-path.ts'
 import type { Holder } from '../holders/holder.ts'
+import type { Audience } from '../substitution/candidates.ts'
 import type { Substitution } from '../substitution/substitution.ts'
 import { audienceOf } from './audience.ts'
 import { sendNotFound } from './nix-narinfo.ts'
@@ -42,27 +42,115 @@ async function firstOf<T>(
   return undefined
 }
 
-interface SmallReply {
+/** A small body and what it is. */
+export interface SmallReply {
   readonly type: string
   readonly body: Buffer | string
 }
-
-type Answer = (request: FastifyRequest) => Promise<SmallReply | undefined>
 
 const JSON_TYPE = 'application/json'
 const LISTING_URL = /^([0-9a-df-np-sv-z]{32})\.ls$/
 const BUILD_ID = /^([0-9a-f]{40})(?:\.debug)?$/
 
-/** Adds the routes. Every failure of whatever kind is a 404. */
-export function addNixExtras(server: FastifyInstance, substitution: Substitution): void {
+/** What is asked for, as the segments of the URL say it, unescaped. */
+type Answer = (words: readonly string[], audience: Audience) => Promise<SmallReply | undefined>
+
+/** The small files, by the first word of their URL ('' for those at the top) and how many words follow it. */
+export interface Extras {
+  readonly routes: readonly {
+    readonly prefix: string
+    readonly words: number
+    readonly answer: Answer
+  }[]
+}
+
+/** Makes the answers. None of them rejects for what is not there. */
+export function createExtras(substitution: Substitution): Extras {
   const { holders } = substitution
 
-  const route = (url: string, answer: Answer) => {
+  /** Whether the asker may know of that path at all. */
+  const mayKnow = async (path: BaseName, audience: Audience): Promise<boolean> =>
+    audience.loopback || (await substitution.candidates(hashPartOf(path), audience)).length > 0
+
+  /** This host's own holders, and for its own clients the peers that have the path. */
+  const holdersFor = (path: BaseName, audience: Audience): readonly Holder[] =>
+    audience.peer === true ? holders : [...holders, ...substitution.peersFor(hashPartOf(path))]
+
+  const listing: Answer = async ([file = ''], audience) => {
+    const hashPart = attempt(() => parseHashPart(LISTING_URL.exec(file)?.[1] ?? ''))
+    if (hashPart === undefined) return undefined
+    for (const { holder, holding } of await substitution.candidates(hashPart, audience)) {
+      const body = await holder.listing(holding).catch(() => undefined)
+      if (body !== undefined) return { type: JSON_TYPE, body }
+    }
+    return undefined
+  }
+
+  const log: Answer = async ([name = ''], audience) => {
+    const derivation = attempt(() => parseBaseName(name))
+    if (derivation === undefined || !(await mayKnow(derivation, audience))) return undefined
+    const body = await firstOf(holdersFor(derivation, audience), holder => holder.log(derivation))
+    return body && { type: 'text/plain; charset=utf-8', body }
+  }
+
+  const realisation: Answer = async ([file = ''], audience) => {
+    const id = /^(.{1,300})\.doi$/.exec(file)?.[1]
+    if (id === undefined) return undefined
+    const body = await firstOf(holders, holder => holder.realisation(id))
+    if (body === undefined) return undefined
+    const { outPath } = JSON.parse(body.toString()) as { outPath: string }
+    const known = await mayKnow(parseBaseName(outPath), audience)
+    return known ? { type: JSON_TYPE, body } : undefined
+  }
+
+  const buildTrace: Answer = async ([name = '', file = ''], audience) => {
+    const derivation = attempt(() => parseBaseName(name))
+    const output = /^([A-Za-z0-9+._?=-]{1,211})\.doi$/.exec(file)?.[1]
+    if (derivation === undefined || output === undefined) return undefined
+    if (!(await mayKnow(derivation, audience))) return undefined
+    const body = await firstOf(holdersFor(derivation, audience), holder =>
+      holder.buildTrace(derivation, output),
+    )
+    return body && { type: JSON_TYPE, body }
+  }
+
+  const debugInfo: Answer = async ([id = ''], audience) => {
+    const buildId = BUILD_ID.exec(id)?.[1]
+    if (buildId === undefined) return undefined
+    const found = await firstOf(holders, holder => holder.debugInfo(buildId))
+    if (found === undefined) return undefined
+    const hashPart = hashPartOf(parseStorePath(found.storePath))
+    const [first] = await substitution.candidates(hashPart, audience)
+    if (first === undefined) return undefined
+    const narHash = encodeNix32(first.holding.info.narHash.bytes)
+    const archive = `../${formatNarUrl({ hashPart, narHash, compression: 'none' })}`
+    return { type: JSON_TYPE, body: JSON.stringify({ archive, member: found.member }) }
+  }
+
+  return {
+    routes: [
+      { prefix: '', words: 1, answer: listing },
+      { prefix: 'log', words: 1, answer: log },
+      { prefix: 'realisations', words: 1, answer: realisation },
+      { prefix: 'build-trace-v2', words: 2, answer: buildTrace },
+      { prefix: 'debuginfo', words: 1, answer: debugInfo },
+    ],
+  }
+}
+
+/** Adds the routes. Every failure of whatever kind is a 404. */
+export function addNixExtras(server: FastifyInstance, substitution: Substitution): void {
+  for (const { prefix, words, answer } of createExtras(substitution).routes) {
+    const names = Array.from({ length: words }, (_, index) => `word${index}`)
     server.route({
-      url,
+      url: [prefix === '' ? '' : `/${prefix}`, ...names.map(name => `:${name}`)].join('/'),
       method: ['GET', 'HEAD'],
       handler: async (request: FastifyRequest, reply: FastifyReply) => {
-        const found = await answer(request).catch(() => undefined)
+        const given = request.params as Readonly<Record<string, string | undefined>>
+        const found = await answer(
+          names.map(name => given[name] ?? ''),
+          audienceOf(request.raw),
+        ).catch(() => undefined)
         if (found === undefined) {
           reply.hijack()
           sendNotFound(reply.raw, request.method === 'HEAD')
@@ -72,64 +160,4 @@ export function addNixExtras(server: FastifyInstance, substitution: Substitution
       },
     })
   }
-  const parameter = (request: FastifyRequest, name: string) =>
-    (request.params as Readonly<Record<string, string | undefined>>)[name] ?? ''
-  const candidates = (request: FastifyRequest, hashPart: HashPart) =>
-    substitution.candidates(hashPart, audienceOf(request.raw))
-  /** Whether the asker may know of that path at all. */
-  const mayKnow = async (request: FastifyRequest, path: BaseName) => {
-    const { loopback } = audienceOf(request.raw)
-    return loopback || (await candidates(request, hashPartOf(path))).length > 0
-  }
-
-  route('/:file', async request => {
-    const hashPart = attempt(() =>
-      parseHashPart(LISTING_URL.exec(parameter(request, 'file'))?.[1] ?? ''),
-    )
-    if (hashPart === undefined) return undefined
-    for (const { holder, holding } of await candidates(request, hashPart)) {
-      const body = await holder.listing(holding).catch(() => undefined)
-      if (body !== undefined) return { type: JSON_TYPE, body }
-    }
-    return undefined
-  })
-
-  route('/log/:derivation', async request => {
-    const derivation = attempt(() => parseBaseName(parameter(request, 'derivation')))
-    if (derivation === undefined || !(await mayKnow(request, derivation))) return undefined
-    const body = await firstOf(holders, holder => holder.log(derivation))
-    return body && { type: 'text/plain; charset=utf-8', body }
-  })
-
-  route('/realisations/:id', async request => {
-    const id = /^(.{1,300})\.doi$/.exec(parameter(request, 'id'))?.[1]
-    if (id === undefined) return undefined
-    const body = await firstOf(holders, holder => holder.realisation(id))
-    if (body === undefined) return undefined
-    const { outPath } = JSON.parse(body.toString()) as { outPath: string }
-    const known = await mayKnow(request, parseBaseName(outPath))
-    return known ? { type: JSON_TYPE, body } : undefined
-  })
-
-  route('/build-trace-v2/:derivation/:output', async request => {
-    const derivation = attempt(() => parseBaseName(parameter(request, 'derivation')))
-    const output = /^([A-Za-z0-9+._?=-]{1,211})\.doi$/.exec(parameter(request, 'output'))?.[1]
-    if (derivation === undefined || output === undefined) return undefined
-    if (!(await mayKnow(request, derivation))) return undefined
-    const body = await firstOf(holders, holder => holder.buildTrace(derivation, output))
-    return body && { type: JSON_TYPE, body }
-  })
-
-  route('/debuginfo/:id', async request => {
-    const buildId = BUILD_ID.exec(parameter(request, 'id'))?.[1]
-    if (buildId === undefined) return undefined
-    const found = await firstOf(holders, holder => holder.debugInfo(buildId))
-    if (found === undefined) return undefined
-    const hashPart = hashPartOf(parseStorePath(found.storePath))
-    const [first] = await candidates(request, hashPart)
-    if (first === undefined) return undefined
-    const narHash = encodeNix32(first.holding.info.narHash.bytes)
-    const archive = `../${formatNarUrl({ hashPart, narHash, compression: 'none' })}`
-    return { type: JSON_TYPE, body: JSON.stringify({ archive, member: found.member }) }
-  })
 }

@@ -3,6 +3,7 @@ import type { Logger } from 'pino'
 import { isNarwharfError } from '../../protocol/errors.ts'
 import { parseRange } from '../../protocol/http-range.ts'
 import { parseNarUrl, type NarUrl } from '../../protocol/nar-url.ts'
+import type { Audience } from '../substitution/candidates.ts'
 import type { Substitution } from '../substitution/substitution.ts'
 import type { ByteStream } from '../workers/byte-stream.ts'
 import { audienceOf } from './audience.ts'
@@ -17,6 +18,9 @@ const CHUNKS_IN_FLIGHT = 3
 
 /** A client that takes no byte for so long is gone, whatever its TCP says. Nix itself gives up after 300 s. */
 const IDLE_LIMIT_MS = 310_000
+
+/** How long a peer's first byte waits for the check of a NAR: most are small, and a damaged one is then a clean 404. */
+const PEER_GATE_MS = 100
 
 /** Upper bound of what zstd makes of `size` bytes (its own bound is size + size/256 + 64 per frame). */
 const packedBound = (size: number) => size + Math.ceil(size / 64) + 1024
@@ -66,6 +70,7 @@ export async function serveNar(
   substitution: Substitution,
   counters: Counters,
   log: Logger,
+  audience: Audience = audienceOf(request),
 ): Promise<void> {
   const head = request.method === 'HEAD'
   const url = parseNarUrl(file, query)
@@ -77,10 +82,11 @@ export async function serveNar(
     return
   }
   const wanted = ifRange === undefined || ifRange === etag ? range : undefined
-  const audience = audienceOf(request)
   const reply = await substitution.nar(url, audience, {
     resuming: /^bytes=0*[1-9]/.test(wanted ?? ''),
     probe: head,
+    // A peer checks what it gets, so it need not wait until the check here is done.
+    startGateMs: audience.peer === true ? PEER_GATE_MS : undefined,
   })
   if (reply === undefined) return sendNotFound(response, head)
   const { totalBytes } = reply

@@ -22,6 +22,8 @@ export const SOCKET_BUFFER_BYTES = 512 * 1024
 /** The methods of a net.Socket that Node's HTTP calls. */
 export interface SecureDuplex extends Duplex {
   readonly remoteAddress: string | undefined
+  /** Of the socket below: with what the encryption adds. */
+  readonly bytesWritten: number
   setTimeout(ms: number, listener?: () => void): this
   setNoDelay(on?: boolean): this
   setKeepAlive(on?: boolean, initialDelayMs?: number): this
@@ -164,26 +166,27 @@ function wrap(
   // Whoever uses the connection hears of the error too; without anybody it must not end the process.
   duplex.on('error', () => {})
   socket.on('timeout', () => duplex.emit('timeout'))
-  const secureDuplex: SecureDuplex = Object.assign(duplex, {
+  Object.defineProperty(duplex, 'bytesWritten', { get: () => socket.bytesWritten })
+  const secureDuplex = Object.assign(duplex as Duplex & { readonly bytesWritten: number }, {
     remoteAddress: socket.remoteAddress,
-    setTimeout(ms: number, listener?: () => void) {
+    setTimeout(ms: number, listener?: () => void): SecureDuplex {
       socket.setTimeout(ms)
       if (listener !== undefined) duplex.once('timeout', listener)
       return secureDuplex
     },
-    setNoDelay(on?: boolean) {
+    setNoDelay(on?: boolean): SecureDuplex {
       socket.setNoDelay(on)
       return secureDuplex
     },
-    setKeepAlive(on?: boolean, initialDelayMs?: number) {
+    setKeepAlive(on?: boolean, initialDelayMs?: number): SecureDuplex {
       socket.setKeepAlive(on, initialDelayMs)
       return secureDuplex
     },
-    ref() {
+    ref(): SecureDuplex {
       socket.ref()
       return secureDuplex
     },
-    unref() {
+    unref(): SecureDuplex {
       socket.unref()
       return secureDuplex
     },

@@ -1,0 +1,117 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Logger } from 'pino'
+import type { PeerKey } from '../site.ts'
+import type { Audience } from '../substitution/candidates.ts'
+import type { Substitution } from '../substitution/substitution.ts'
+import type { Counters } from './counters.ts'
+import { createExtras } from './nix-extras.ts'
+import { serveNar } from './nix-nar.ts'
+import { sendNotFound } from './nix-narinfo.ts'
+
+// What other hosts of the site may ask over their encrypted connections: NARs and small files that this host itself holds,
+// and to be paired. No narinfos: what is held here they know from the index.
+
+/** Largest body of a pairing request that is read. */
+const PAIR_MAX_BYTES = 4 * 1024
+
+/** URLs of peers: `/nar/<hash>-<NAR hash>.nar`, `/log/<name>.drv`. */
+const URL_MAX_CHARACTERS = 1024
+
+const PEER: Audience = { loopback: false, legacy: false, peer: true }
+
+/** Who asks, as the handshake proved. */
+export interface PeerAsking {
+  readonly key: PeerKey
+  readonly handshakeHash: Buffer
+  readonly member: boolean
+}
+
+export interface PeerRoutesOptions {
+  readonly substitution: Substitution
+  readonly counters: Counters
+  readonly log: Logger
+  /** Answers a request to be paired, or throws; undefined: this host pairs nobody. */
+  readonly pair?: ((request: Buffer, peer: PeerAsking) => Buffer | Promise<Buffer>) | undefined
+}
+
+async function readBody(request: IncomingMessage): Promise<Buffer> {
+  const parts: Buffer[] = []
+  let length = 0
+  for await (const part of request as AsyncIterable<Buffer>) {
+    length += part.length
+    if (length > PAIR_MAX_BYTES) throw new Error('the body is too long')
+    parts.push(part)
+  }
+  return Buffer.concat(parts, length)
+}
+
+/** The words of a URL's path, unescaped; undefined where an escape is broken. */
+function wordsOf(url: string): readonly string[] | undefined {
+  try {
+    return url.slice(1).split('/').map(decodeURIComponent)
+  } catch {
+    return undefined
+  }
+}
+
+/** Makes the handler of peering. It never throws, and answers everything it does not know with 404. */
+export function createPeerRoutes(
+  options: PeerRoutesOptions,
+): (request: IncomingMessage, response: ServerResponse, peer: PeerAsking) => void {
+  const { substitution, counters, log } = options
+  const { routes } = createExtras(substitution)
+
+  const pair = async (
+    request: IncomingMessage,
+    response: ServerResponse,
+    peer: PeerAsking,
+  ): Promise<void> => {
+    if (options.pair === undefined) return sendNotFound(response, false)
+    try {
+      const reply = await options.pair(await readBody(request), peer)
+      response.writeHead(200, { 'Content-Length': reply.length }).end(reply)
+    } catch (error) {
+      log.warn({ peer: peer.key, err: error }, 'a host that asked to be paired was refused')
+      response.writeHead(403, { 'Content-Length': 0, Connection: 'close' }).end()
+    }
+  }
+
+  const answer = async (
+    request: IncomingMessage,
+    response: ServerResponse,
+    peer: PeerAsking,
+  ): Promise<void> => {
+    const { method, url = '' } = request
+    if (method === 'POST' && url === '/pair') return pair(request, response, peer)
+    const head = method === 'HEAD'
+    const reading = head || method === 'GET'
+    if (!peer.member || !reading || url.length > URL_MAX_CHARACTERS) {
+      return sendNotFound(response, head)
+    }
+    const words = wordsOf(url)
+    if (words === undefined) return sendNotFound(response, head)
+    const [first = '', ...rest] = words
+    if (first === 'nar' && rest.length === 1) {
+      const [file = ''] = rest
+      return serveNar(request, response, file, '', substitution, counters, log, PEER)
+    }
+    const route = routes.find(({ prefix, words: count }) =>
+      prefix === '' ? words.length === count : prefix === first && rest.length === count,
+    )
+    const found = await route?.answer(route.prefix === '' ? words : rest, PEER)
+    if (found === undefined) return sendNotFound(response, head)
+    response.writeHead(200, {
+      'Content-Type': found.type,
+      'Content-Length': Buffer.byteLength(found.body),
+    })
+    response.end(head ? undefined : found.body)
+  }
+
+  return (request, response, peer) => {
+    answer(request, response, peer).catch((error: unknown) => {
+      log.error({ url: request.url, peer: peer.key, err: error }, 'a peer’s request failed inside')
+      if (response.headersSent) response.destroy()
+      else sendNotFound(response, request.method === 'HEAD')
+    })
+  }
+}

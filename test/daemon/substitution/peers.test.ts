@@ -1,0 +1,327 @@
+import { randomBytes } from 'node:crypto'
+import t from 'tap'
+import type { Test } from 'tap'
+import { createEventBus } from '../../../daemon/events.ts'
+import { createNarSpool } from '../../../daemon/holders/nar-spool.ts'
+import { createPeerHolders } from '../../../daemon/holders/peers.ts'
+import { createCounters } from '../../../daemon/http/counters.ts'
+import { createPeerRoutes } from '../../../daemon/http/peer-routes.ts'
+import { createLog } from '../../../daemon/log.ts'
+import { createPeering } from '../../../daemon/peering/peering.ts'
+import type { IndexedHolding, PeerIndexes, PeerKey } from '../../../daemon/site.ts'
+import type { Audience, LanSharing } from '../../../daemon/substitution/candidates.ts'
+import { createSubstitution } from '../../../daemon/substitution/substitution.ts'
+import { explainWhyNot } from '../../../daemon/substitution/why-not.ts'
+import type { Decision, Trust } from '../../../daemon/trust/trust.ts'
+import type { ByteStream } from '../../../daemon/workers/byte-stream.ts'
+import type { NarUrl } from '../../../protocol/nar-url.ts'
+import { encodeNix32 } from '../../../protocol/nix32.ts'
+import type { PathInfo } from '../../../protocol/path-info.ts'
+import { hashPartOf, parseHashPart } from '../../../protocol/store-path.ts'
+import { fakeHolder, fakePath, fakeTrust, offerAll } from '../../helpers/fake-holder.ts'
+import { fakeMembers } from '../../helpers/fake-members.ts'
+import { tempDir } from '../../helpers/scope.ts'
+
+const here: Audience = { loopback: true, legacy: false }
+const log = createLog('silent')
+
+const nar = randomBytes(3_000_000)
+const info = fakePath('big-1.0', nar)
+const hashPart = hashPartOf(info.storePath)
+const url: NarUrl = { hashPart, compression: 'none' }
+
+/** What trust says here: signed names are proven, a peer's own builds count as its word. */
+const decide = ({
+  info: { signatures },
+  builtHere,
+}: {
+  info: PathInfo
+  builtHere: boolean
+}): Decision =>
+  signatures.length > 0
+    ? offerAll()
+    : builtHere
+      ? { offered: true, reason: 'member', public: false, signatures: [] }
+      : { offered: false, reason: 'no-trusted-signature', untrustedKeys: [] }
+
+interface SiteHost {
+  readonly key: PeerKey
+  readonly local: ReturnType<typeof fakeHolder>
+  readonly substitution: ReturnType<typeof createSubstitution>
+  readonly index: Map<string, IndexedHolding>
+  readonly lies: PeerKey[]
+  up: boolean
+  requests: number
+  /** Ends its connections and its server, as a power cut. */
+  kill(): Promise<void>
+  put(info: PathInfo, nar: Buffer, entry?: { builtHere?: boolean; info?: PathInfo }): void
+  narinfo(part?: string): Promise<string | undefined>
+  fetch(): Promise<Buffer | undefined>
+}
+
+/** Hosts with one local holder each, real peerings and everything between them. */
+function makeSite(t: Test) {
+  const members = new Set<PeerKey>()
+  const hosts: SiteHost[] = []
+  let version = 0
+  const indexes: PeerIndexes = {
+    get version() {
+      return version
+    },
+    find: part => hosts.flatMap(({ index }) => index.get(part) ?? []),
+  }
+
+  const add = async (
+    name: string,
+    options: { withPeers?: LanSharing; trust?: Trust } = {},
+  ): Promise<SiteHost> => {
+    const who = fakeMembers(members, name)
+    const events = createEventBus()
+    const local = fakeHolder(`cache-dir:/${name}`)
+    const spool = createNarSpool({ dir: tempDir(t, 'spool') })
+    await spool.open()
+    const peering = createPeering({
+      members: who,
+      host: '127.0.0.1',
+      port: 0,
+      handler: (request, response, peer) => routes(request, response, peer),
+      acceptStrangers: () => false,
+      events,
+      log,
+      limits: { stallMs: 2000, connectMs: 5000 },
+    })
+    const holders = createPeerHolders({
+      ownKey: who.key,
+      indexes,
+      facts: {
+        isUp: key => hosts.some(host => host.key === key && host.up),
+        addresses: key => [{ host: '127.0.0.1', port: ports.get(key) ?? 0 }],
+        nameOf: key => names.get(key),
+      },
+      transport: {
+        request: (...args) => {
+          host.requests++
+          return peering.request(...args)
+        },
+      },
+      spool,
+      async *paths() {},
+      storeDir: '/nix/store',
+      events,
+    })
+    const bad = new Map<string, { problem?: string | undefined }>()
+    const substitution = createSubstitution({
+      holders: [local],
+      peers: holders,
+      trust: options.trust ?? fakeTrust(decide),
+      verdictStore: {
+        get: (id, identity) => bad.get(`${id} ${identity}`),
+        put: (id, identity, problem) => void bad.set(`${id} ${identity}`, { problem }),
+      },
+      narinfoStore: { get: () => undefined, put: () => undefined },
+      narinfoEpoch: '',
+      events,
+      storeDir: '/nix/store',
+      withLan: 'signed',
+      withPeers: options.withPeers,
+      liveCompression: 'none',
+    })
+    const routes = createPeerRoutes({ substitution, counters: createCounters(), log })
+    ports.set(who.key, await peering.open())
+    names.set(who.key, name)
+    const lies: PeerKey[] = []
+    events.on('peer:lied', key => void lies.push(key))
+    const host: SiteHost = {
+      key: who.key,
+      local,
+      substitution,
+      index: new Map(),
+      lies,
+      up: true,
+      requests: 0,
+      async kill() {
+        host.up = false
+        await peering.close()
+      },
+      put(path, bytes, entry = {}) {
+        local.put(path, bytes)
+        host.index.set(hashPartOf(path.storePath), {
+          peer: who.key,
+          info: entry.info ?? path,
+          builtHere: entry.builtHere ?? false,
+        })
+        version++
+      },
+      narinfo: async (part = hashPart) =>
+        (await substitution.narinfo(parseHashPart(part), here))?.toString(),
+      async fetch() {
+        const reply = await substitution.nar(url, here, { resuming: false })
+        return reply && collect(reply.open({ start: 0, end: nar.length }))
+      },
+    }
+    t.teardown(async () => {
+      substitution.close()
+      await peering.close()
+      await spool.close()
+    })
+    hosts.push(host)
+    return host
+  }
+  const ports = new Map<PeerKey, number>()
+  const names = new Map<PeerKey, string>()
+  return { add }
+}
+
+async function collect(stream: ByteStream): Promise<Buffer> {
+  const parts: Buffer[] = []
+  for await (const chunk of stream) {
+    parts.push(Buffer.from(chunk))
+    stream.recycle(chunk)
+  }
+  return Buffer.concat(parts)
+}
+
+const signed: PathInfo = { ...info, signatures: [`k:${Buffer.alloc(64, 1).toString('base64')}`] }
+
+t.test('what a peer has is offered and comes from there', async t => {
+  const site = makeSite(t)
+  const [a, b] = [await site.add('a'), await site.add('b')]
+  a.put(signed, nar)
+  t.match(await b.narinfo(), `StorePath: ${info.storePath}\n`)
+  t.equal(b.requests, 0, 'without asking it')
+  t.ok((await b.fetch())?.equals(nar))
+  const narHash = encodeNix32(info.narHash.bytes)
+  const reply = await b.substitution.nar({ ...url, narHash }, here, { resuming: true })
+  const part = reply && (await collect(reply.open({ start: 1_000_000, end: nar.length })))
+  t.ok(part?.equals(nar.subarray(1_000_000)), 'a client goes on in the middle')
+  t.equal(b.requests, 1, 'the bytes came once')
+  const peer: Audience = { loopback: false, legacy: false, peer: true }
+  t.equal(await b.substitution.nar(url, peer, { resuming: false }), undefined, 'nothing is relayed')
+  a.local.content.clear()
+  a.index.clear()
+  t.match(await explainWhyNot(b.substitution, info.storePath), { holders: [{ verdict: 'absent' }] })
+})
+
+t.test('a peer that dies in the middle is followed by the next', async t => {
+  for (const share of [0.1, 0.5, 0.99]) {
+    const site = makeSite(t)
+    const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
+    a.put(signed, nar)
+    c.put(signed, nar)
+    a.local.breakAt = Math.floor(nar.length * share)
+    const stop = setInterval(() => {
+      if (b.requests > 0) a.local.broken = true
+    }, 1)
+    t.ok((await b.fetch())?.equals(nar), `${share * 100} %`)
+    clearInterval(stop)
+    t.ok(b.requests >= 2)
+  }
+})
+
+t.test('all others off: a miss needs no network and no time', async t => {
+  const site = makeSite(t)
+  const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
+  for (const host of [a, c]) {
+    host.put(signed, nar)
+    await host.kill()
+  }
+  await b.narinfo()
+  const start = performance.now()
+  for (let i = 0; i < 20; i++) t.equal(await b.narinfo(), undefined)
+  t.ok((performance.now() - start) / 20 < 20, 'under 20 ms')
+  t.equal(b.requests, 0)
+  t.match(await explainWhyNot(b.substitution, info.storePath), {
+    offeredOnLoopback: false,
+    summary: /off/,
+    holders: [{}, { verdict: 'holder-down' }, { verdict: 'holder-down' }],
+  })
+  a.up = true
+  t.match(await b.narinfo(), 'StorePath', 'offered when it is there again')
+  t.equal(await b.fetch(), undefined, 'but not reached: a clean miss')
+})
+
+t.test('a liar', async t => {
+  const site = makeSite(t)
+  const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
+  const forged = Buffer.from(nar)
+  forged[10] = (forged[10] ?? 0) ^ 1
+  // It believes itself: what it holds fits what it says there, not what it says in its index.
+  a.put({ ...fakePath('big-1.0', forged), signatures: signed.signatures }, forged, { info: signed })
+  a.local.content.set(hashPart, { info: signed, nar: forged })
+  a.local.verify = async () => ({})
+  t.equal(await b.fetch(), undefined, 'alone: a clean miss')
+  t.same(b.lies, [a.key], 'and it is named')
+  t.match(await explainWhyNot(b.substitution, info.storePath), {
+    holders: [{}, { verdict: 'nar-bad' }],
+  })
+  const resumed = { ...url, narHash: encodeNix32(info.narHash.bytes) }
+  c.put(signed, nar)
+  t.equal(
+    await b.substitution.nar(resumed, here, { resuming: true }),
+    undefined,
+    'who has a part of the forgery does not get the rest of the right one',
+  )
+  t.ok((await b.fetch())?.equals(nar), 'from the start it does')
+})
+
+t.test('a liar caught while its bytes go out already', async t => {
+  const site = makeSite(t)
+  const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
+  const forged = Buffer.from(nar)
+  forged[10] = (forged[10] ?? 0) ^ 1
+  a.put(signed, forged)
+  a.local.verify = async () => ({})
+  c.put(signed, nar)
+  const reply = await b.substitution.nar(url, here, { resuming: false, startGateMs: 0 })
+  let bytes = 0
+  await t.rejects(
+    (async () => {
+      for await (const chunk of reply?.open({ start: 0, end: nar.length }) ?? []) {
+        bytes += chunk.length
+      }
+    })(),
+  )
+  t.ok(bytes < nar.length, 'the client never has a whole forgery')
+  const again = { resuming: true }
+  t.equal(await b.substitution.nar(url, here, again), undefined, 'and cannot complete it')
+  t.ok((await b.fetch())?.equals(nar))
+})
+
+t.test('a member’s word', async t => {
+  const site = makeSite(t)
+  const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
+  a.put(info, nar, { builtHere: true })
+  t.match(await b.narinfo(), 'NarHash', 'is enough on this machine')
+  const lan: Audience = { loopback: false, legacy: false }
+  t.equal(await b.substitution.narinfo(hashPart, lan), undefined, 'and not for the network')
+  t.match(await explainWhyNot(b.substitution, info.storePath), {
+    holders: [{}, { verdict: 'not-public', detail: /trust\.members/ }],
+  })
+  const other = randomBytes(1000)
+  c.put({ ...fakePath('big-1.0', other), signatures: signed.signatures }, other)
+  t.match(await b.narinfo(), 'NarSize: 1000\n', 'a signature is more than a word')
+  c.index.clear()
+  b.put({ ...fakePath('big-1.0', other), signatures: signed.signatures }, other)
+  t.match(await b.narinfo(), 'NarSize: 1000\n', 'and what is here is nearest')
+  a.put(info, nar)
+  b.local.content.clear()
+  t.equal(await b.narinfo(), undefined, 'nobody vouches and nothing proves it')
+})
+
+t.test('what is shared with peers', async t => {
+  for (const [withPeers, reason, expected] of [
+    ['all', 'built-here', true],
+    ['signed', 'built-here', false],
+    ['signed', 'signed', true],
+    ['none', 'signed', false],
+  ] as const) {
+    const site = makeSite(t)
+    const trust = fakeTrust(() => ({
+      ...{ offered: true, reason, public: reason === 'signed', signatures: [] },
+    }))
+    const [a, b] = [await site.add('a', { withPeers, trust }), await site.add('b')]
+    a.put(signed, nar)
+    const bytes = await b.fetch()
+    t.equal(bytes?.equals(nar) ?? false, expected, `${withPeers}: ${reason}`)
+  }
+})
