@@ -2,7 +2,13 @@ import { request, type IncomingMessage, type RequestOptions } from 'node:http'
 import type {
   DoctorReply,
   ErrorReply,
+  InviteReply,
+  MembersReply,
   NixConfReply,
+  PeersReply,
+  RecoveryReply,
+  RevokeReply,
+  SiteState,
   StatusReply,
   WhoHasReply,
   WhyNotReply,
@@ -10,13 +16,36 @@ import type {
 import { CommandError } from './exit.ts'
 import type { Settings } from './settings.ts'
 
-/** Questions to a running daemon; see docs/http-api.md. Each rejects with a {@link CommandError}. */
+/** Where an inviter is, as the user says. */
+export interface InviterAddress {
+  readonly host: string
+  readonly port: number
+}
+
+/** Questions to a running daemon, and what changes its site; see docs/http-api.md. Each rejects with a {@link CommandError}. */
 export interface Client {
   status(): Promise<StatusReply>
   whoHas(queries: readonly string[]): Promise<WhoHasReply>
   whyNot(path: string): Promise<WhyNotReply>
   nixConf(): Promise<NixConfReply>
   doctor(): Promise<DoctorReply>
+  peers(): Promise<PeersReply>
+  members(): Promise<MembersReply>
+  siteInit(name: string): Promise<RecoveryReply>
+  siteRecovery(): Promise<RecoveryReply>
+  siteForgetKey(): Promise<SiteState>
+  siteRecover(text: string, options: { readonly leave: boolean }): Promise<SiteState>
+  invite(wish: {
+    readonly expiresInMs?: number | undefined
+    readonly name?: string | undefined
+    readonly admin: boolean
+  }): Promise<InviteReply>
+  join(
+    code: string,
+    options: { readonly leave: boolean; readonly addresses: readonly InviterAddress[] },
+  ): Promise<SiteState>
+  promote(host: string): Promise<{ readonly name: string }>
+  revoke(host: string, options: { readonly entirely: boolean }): Promise<RevokeReply>
 }
 
 /** How long a daemon may take over an answer: a search over a million paths takes seconds. */
@@ -31,7 +60,7 @@ export class NotRunningError extends CommandError {}
 const isCode = (error: unknown, ...codes: readonly string[]): boolean =>
   codes.includes((error as NodeJS.ErrnoException).code ?? '')
 
-function send(options: RequestOptions): Promise<IncomingMessage> {
+function send(options: RequestOptions, body?: string): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     const sent = request(options, resolve)
     sent.once('error', reject)
@@ -43,7 +72,7 @@ function send(options: RequestOptions): Promise<IncomingMessage> {
         ),
       ),
     )
-    sent.end()
+    sent.end(body)
   })
 }
 
@@ -79,15 +108,25 @@ function refusal(body: unknown, status: number | undefined): CommandError {
       )
 }
 
+const mayNotOpen = (socket: string, cause?: unknown): CommandError =>
+  new CommandError(
+    `may not open the control socket ${socket}`,
+    'run it as root, or as a member of the daemon’s group',
+    1,
+    cause,
+  )
+
 /** Talks to the daemon over the first of its control sockets that answers. */
 export function createClient(settings: Settings): Client {
   const { config, sockets, startCommand } = settings
 
-  const attempt = async (path: string): Promise<IncomingMessage> => {
+  const attempt = async (path: string, body?: string): Promise<IncomingMessage> => {
+    const how =
+      body === undefined ? {} : { method: 'POST', headers: { 'content-type': 'application/json' } }
     let forbidden: string | undefined
     for (const socketPath of sockets) {
       try {
-        return await send({ socketPath, path })
+        return await send({ socketPath, path, ...how }, body)
       } catch (error) {
         if (isCode(error, 'EACCES', 'EPERM')) forbidden ??= socketPath
         else if (!isCode(error, 'ENOENT', 'ECONNREFUSED', 'ENOTDIR')) throw error
@@ -98,6 +137,7 @@ export function createClient(settings: Settings): Client {
       `start it with: ${startCommand}`,
     )
     if (forbidden === undefined) throw notRunning
+    if (body !== undefined) throw mayNotOpen(forbidden)
     return askOverLoopback(path, forbidden)
   }
 
@@ -108,21 +148,14 @@ export function createClient(settings: Settings): Client {
     try {
       return await send({ host: local, port, path })
     } catch (error) {
-      throw new CommandError(
-        `may not open the control socket ${socket}`,
-        'run it as root, or as a member of the daemon’s group',
-        1,
-        error,
-      )
+      throw mayNotOpen(socket, error)
     }
   }
 
-  const get = async <Reply>(question: string, query: URLSearchParams): Promise<Reply> => {
-    const text = query.toString()
-    const path = `/api/v1/${question}${text === '' ? '' : `?${text}`}`
+  const ask = async <Reply>(path: string, sent?: string): Promise<Reply> => {
     let reply
     try {
-      reply = await attempt(path)
+      reply = await attempt(path, sent)
       const body = await readBody(reply)
       if (reply.statusCode === 200) return body as Reply
       throw refusal(body, reply.statusCode)
@@ -139,6 +172,13 @@ export function createClient(settings: Settings): Client {
     }
   }
 
+  const get = <Reply>(question: string, query: URLSearchParams): Promise<Reply> => {
+    const text = query.toString()
+    return ask(`/api/v1/${question}${text === '' ? '' : `?${text}`}`)
+  }
+  const post = <Reply>(url: string, body: object): Promise<Reply> =>
+    ask(`/api/v1/site/${url}`, JSON.stringify(body))
+
   const none = new URLSearchParams()
   return {
     status: () => get('status', none),
@@ -150,5 +190,15 @@ export function createClient(settings: Settings): Client {
     whyNot: path => get('why-not', new URLSearchParams({ path })),
     nixConf: () => get('nix-conf', none),
     doctor: () => get('doctor', none),
+    peers: () => get('peers', none),
+    members: () => get('members', none),
+    siteInit: name => post('init', { name }),
+    siteRecovery: () => post('recovery', {}),
+    siteForgetKey: () => post('forget-key', {}),
+    siteRecover: (text, options) => post('recover', { text, ...options }),
+    invite: wish => post('invite', wish),
+    join: (code, options) => post('join', { code, ...options }),
+    promote: host => post('promote', { host }),
+    revoke: (host, options) => post('revoke', { host, ...options }),
   }
 }

@@ -12,5 +12,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 const script = process.argv[1] ?? ''
 const program = basename(script) === 'narwharf' ? 'narwharf' : `node ${relative('', script)}`
 
-const { stdout, stderr, env } = process
-process.exitCode = await run(process.argv.slice(2), { stdout, stderr, env, program })
+const { stdin, stdout, stderr, env } = process
+process.exitCode = await run(process.argv.slice(2), { stdin, stdout, stderr, env, program })

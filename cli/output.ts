@@ -1,4 +1,4 @@
-import type { Writable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
 import { createColors } from 'picocolors'
 import { EXIT, CommandError, type ExitStatus } from './exit.ts'
 import { printable } from './format.ts'
@@ -7,6 +7,8 @@ import { printable } from './format.ts'
 export interface Io {
   readonly stdout: Writable & { readonly isTTY?: boolean; readonly columns?: number }
   readonly stderr: Writable & { readonly isTTY?: boolean }
+  /** What is typed or piped in, for commands that read a secret. */
+  readonly stdin?: Readable & { readonly isTTY?: boolean }
   readonly env: NodeJS.ProcessEnv
   /** How the user calls this program, for commands shown in hints. */
   readonly program: string

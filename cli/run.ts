@@ -4,7 +4,7 @@ import type { Context } from './command.ts'
 import { EXIT, type ExitStatus } from './exit.ts'
 import { createOutput, printError, type Io } from './output.ts'
 import { loadSettings, type Settings } from './settings.ts'
-import { COMMANDS, EPILOGUE, GLOBAL_OPTIONS, type CommandUsage } from './usage.ts'
+import { COMMANDS, EPILOGUE, GLOBAL_OPTIONS, GROUPS, type CommandUsage } from './usage.ts'
 import { version } from './version.ts'
 
 const examplesOf = ({ examples }: CommandUsage): string =>
@@ -35,6 +35,18 @@ function createContext(io: Io, options: Context['options'], args: readonly strin
   }
 }
 
+/** The command under which others stand, such as `site`, made at the first of them. */
+function groupOf(program: Program, name: string): Program {
+  const made = program.commands.find(command => command.name() === name)
+  return (
+    made ??
+    program
+      .command(name)
+      .description(GROUPS[name] ?? '')
+      .helpCommand(false)
+  )
+}
+
 function createProgram(io: Io, finish: (status: ExitStatus) => void): Program {
   const program = new Program('narwharf')
   const columns = io.stdout.columns ?? 80
@@ -56,8 +68,10 @@ function createProgram(io: Io, finish: (status: ExitStatus) => void): Program {
     .exitOverride()
   for (const [flags, about] of GLOBAL_OPTIONS) program.option(flags, about)
   for (const usage of COMMANDS) {
-    const spelling = usage.arguments === undefined ? usage.name : `${usage.name} ${usage.arguments}`
-    const command = program.command(spelling).summary(usage.summary).description(usage.about)
+    const [word = '', group] = usage.name.split(' ').reverse()
+    const spelling = usage.arguments === undefined ? word : `${word} ${usage.arguments}`
+    const parent = group === undefined ? program : groupOf(program, group)
+    const command = parent.command(spelling).summary(usage.summary).description(usage.about)
     for (const [flags, about] of usage.options ?? []) command.option(flags, about)
     command.addHelpText('after', examplesOf(usage)).action(async () => {
       const context = createContext(io, command.optsWithGlobals(), command.args)

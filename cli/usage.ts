@@ -1,5 +1,6 @@
 // What each command is and how it is called, apart from the code that runs it: help needs no more than this file.
 import type { Command } from './command.ts'
+import { SITE_COMMANDS } from './usage-site.ts'
 
 /** One command of `narwharf`. */
 export interface CommandUsage {
@@ -35,6 +36,11 @@ Examples:
   narwharf doctor          what is wrong, and the commands that mend it
 `
 
+/** What stands above the commands of a group. */
+export const GROUPS: Readonly<Record<string, string>> = {
+  site: 'make a site, keep its key, name its admins',
+}
+
 /** Every command, in the order of `narwharf --help`. */
 export const COMMANDS: readonly CommandUsage[] = [
   {
@@ -67,6 +73,18 @@ export const COMMANDS: readonly CommandUsage[] = [
     load: async () => (await import('./commands/status.ts')).status,
   },
   {
+    name: 'peers',
+    summary: 'list the other hosts of the site',
+    about:
+      'Shows the other hosts of the site: up or down, when they were last seen, how many paths and bytes their index says ' +
+      'they hold, where they are, and what one was caught at, if any was.',
+    examples: [
+      ['narwharf peers', 'for a person'],
+      ["narwharf peers --json | jq -r '.peers[] | select(.up).name'", 'those that are up'],
+    ],
+    load: async () => (await import('./commands/peers.ts')).peers,
+  },
+  {
     name: 'who-has',
     arguments: '<query...>',
     summary: 'tell who holds a store path',
@@ -95,6 +113,7 @@ export const COMMANDS: readonly CommandUsage[] = [
     ],
     load: async () => (await import('./commands/why-not.ts')).whyNot,
   },
+  ...SITE_COMMANDS,
   {
     name: 'nix-conf',
     summary: 'print the nix.conf lines that use this host',

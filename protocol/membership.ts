@@ -14,7 +14,9 @@ import {
   adminsBy,
   chainOf,
   linesById,
+  newMemberList,
   REVISION_MAX,
+  SITE_AUTHOR,
   type Line,
   type MemberList,
   type Statement,
@@ -79,18 +81,28 @@ function keptLines(list: MemberList, lines: readonly Line[]): Map<string, Readon
   return kept
 }
 
-/** Works out who belongs to the site: the same for the same lines, in whatever order they came. */
-export function membershipOf(list: MemberList): Membership {
+type Admission = Line & { readonly statement: Of<'admit'> }
+
+/** Which lines of a list are in force. */
+interface Judgement {
+  readonly lines: readonly Line[]
+  /** Revoked keys with what still counts of theirs. */
+  readonly kept: ReadonlyMap<string, ReadonlySet<string>>
+  /** Whether it was signed before its author was revoked, or its author was not. */
+  readonly counts: (line: Line) => boolean
+  /** Who was an admin by lines that count, the nearest to the site key first. */
+  readonly authors: ReadonlySet<string>
+  readonly admissions: ReadonlyMap<string, Admission>
+  /** Admissions that are not in force, of members too. */
+  readonly lapsed: ReadonlyMap<string, Admission>
+}
+
+function judge(list: MemberList): Judgement {
   const lines = [...list.lines.values()]
   // Every author of a list was an admin once, so every revocation in it counts (rule 2).
   const kept = keptLines(list, lines)
   const counts = ({ author, id }: Line): boolean => kept.get(author)?.has(id) ?? true
   const authors = adminsBy(lines.filter(counts))
-
-  let site: (Line & { readonly statement: Of<'site'> }) | undefined
-  for (const line of linesOf(lines, 'site')) if (isNewer(line, site)) site = line
-
-  type Admission = Line & { readonly statement: Of<'admit'> }
   const admissions = new Map<string, Admission>()
   const lapsed = new Map<string, Admission>()
   for (const line of linesOf(lines, 'admit')) {
@@ -99,6 +111,14 @@ export function membershipOf(list: MemberList): Membership {
     const map = inForce ? admissions : lapsed
     if (isNewer(line, map.get(key))) map.set(key, line)
   }
+  return { lines, kept, counts, authors, admissions, lapsed }
+}
+
+/** Works out who belongs to the site: the same for the same lines, in whatever order they came. */
+export function membershipOf(list: MemberList): Membership {
+  const { lines, kept, authors, admissions, lapsed } = judge(list)
+  let site: (Line & { readonly statement: Of<'site'> }) | undefined
+  for (const line of linesOf(lines, 'site')) if (isNewer(line, site)) site = line
   const former = (key: string): FormerMember => {
     const statement = lapsed.get(key)?.statement
     return { key, name: statement?.name, revision: statement?.revision ?? 0 }
@@ -115,6 +135,29 @@ export function membershipOf(list: MemberList): Membership {
     revoked: new Map([...kept.keys()].map(key => [key, former(key)])),
     orphaned: new Map(orphans.map(key => [key, former(key)])),
   }
+}
+
+/**
+ * The few lines that make that host a member, to show to somebody who has not heard of it: its admission, and from grant to
+ * grant up to the site key. Undefined where it is none.
+ */
+export function credentialsOf(list: MemberList, key: string): MemberList | undefined {
+  const { lines, counts, authors, admissions } = judge(list)
+  const admission = admissions.get(key)
+  if (admission === undefined) return undefined
+  const rank = new Map([...authors].map((author, at) => [author, at]))
+  const rankOf = ({ author }: Line): number => rank.get(author) ?? Infinity
+  const shown: Line[] = [admission]
+  for (let { author } = admission; author !== SITE_AUTHOR;) {
+    const grants = linesOf(lines, 'admin').filter(
+      line => line.statement.key === author && counts(line),
+    )
+    // The grantor nearest to the site key comes before whom it granted, so this ends there.
+    const grant = grants.reduce((best, line) => (rankOf(line) < rankOf(best) ? line : best))
+    shown.push(grant)
+    author = grant.author
+  }
+  return newMemberList(list.siteKey, shown)
 }
 
 /** The revision that a new name of that key needs to count. Throws MEMBER_LIST_INVALID past the last one. */

@@ -4,7 +4,7 @@
 //   request = u8 version (1) · u8 kind · 32 proof · rest
 //     1 join       proof by the invite's secret; rest = name LF nix-key, or name alone
 //     2 greet      proof by the site key's public half, which only its hosts know; no rest
-//     3 introduce  the same proof; rest = the member list of who asks
+//     3 introduce  the same proof; rest = the lines of the member list that make who asks a member (membership.ts)
 //   reply   = u8 version (1) · u8 kind · rest
 //     0 refused    no rest: the same whatever was wrong, so that a stranger learns nothing
 //     1 welcome    rest = the member list
@@ -24,8 +24,11 @@ import {
 const VERSION = 1
 const HEAD_BYTES = 2
 
-/** Bytes of a request or reply at most: a member list and what stands before it. */
-export const PAIRING_MAX_BYTES = HEAD_BYTES + PROOF_BYTES + MEMBER_LIST_MAX_BYTES
+/** Bytes of a request at most: eight lines of a member list, a chain of admins longer than any site needs. */
+export const PAIRING_REQUEST_MAX_BYTES = 4096
+
+/** Bytes of a reply at most: a member list and what stands before it. */
+export const PAIRING_REPLY_MAX_BYTES = HEAD_BYTES + MEMBER_LIST_MAX_BYTES
 
 /** Name, line end, signing key. */
 const JOIN_REST_MAX_BYTES = MEMBER_NAME_MAX_CHARACTERS + 1 + NIX_KEY_MAX_CHARACTERS
@@ -56,8 +59,12 @@ export interface PairingReply {
 
 const invalid = (problem: string): never => fail('PAIRING_INVALID', { problem })
 
-function kindOf<Kind extends string>(bytes: Buffer, kinds: Readonly<Record<Kind, number>>): Kind {
-  if (bytes.length > PAIRING_MAX_BYTES) return invalid('it is too long')
+function kindOf<Kind extends string>(
+  bytes: Buffer,
+  kinds: Readonly<Record<Kind, number>>,
+  limitBytes: number,
+): Kind {
+  if (bytes.length > limitBytes) return invalid('it is too long')
   if (bytes[0] !== VERSION) return invalid('it is of another version')
   const found = (Object.keys(kinds) as Kind[]).find(kind => kinds[kind] === bytes[1])
   return found ?? invalid('it is of an unknown kind')
@@ -69,7 +76,7 @@ export const encodePairingRequest = ({ kind, proof, rest }: PairingRequest): Buf
 /** Takes a request apart. Throws PAIRING_INVALID. */
 export function decodePairingRequest(bytes: Uint8Array): PairingRequest {
   const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  const kind = kindOf(all, REQUEST_KINDS)
+  const kind = kindOf(all, REQUEST_KINDS, PAIRING_REQUEST_MAX_BYTES)
   const proof = all.subarray(HEAD_BYTES, HEAD_BYTES + PROOF_BYTES)
   const rest = all.subarray(HEAD_BYTES + PROOF_BYTES)
   if (proof.length < PROOF_BYTES) return invalid('it ends within its proof')
@@ -84,7 +91,7 @@ export const encodePairingReply = ({ kind, rest }: PairingReply): Buffer =>
 /** Takes a reply apart. Throws PAIRING_INVALID. */
 export function decodePairingReply(bytes: Uint8Array): PairingReply {
   const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  const kind = kindOf(all, REPLY_KINDS)
+  const kind = kindOf(all, REPLY_KINDS, PAIRING_REPLY_MAX_BYTES)
   const rest = all.subarray(HEAD_BYTES)
   const wanted = kind === 'greeted' ? PROOF_BYTES : 0
   if (kind !== 'welcome' && rest.length !== wanted) return invalid('it is not as long as its kind')

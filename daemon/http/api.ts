@@ -1,13 +1,15 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type {
   DoctorReply,
-  ErrorReply,
   NixConfReply,
+  PeersReply,
   StatusReply,
   WhoHasReply,
   WhyNotReply,
 } from '../../protocol/api.ts'
-import { isNarwharfError, NarwharfError } from '../../protocol/errors.ts'
+import { isNarwharfError } from '../../protocol/errors.ts'
+import { sendError } from './api-error.ts'
+import { addSiteApi, type SiteSources } from './api-site.ts'
 import { audienceOf } from './audience.ts'
 
 /** What the API answers from: the rooms behind it, as functions. */
@@ -17,6 +19,10 @@ export interface ApiSources {
   whyNot(path: string): Promise<WhyNotReply>
   nixConf(): NixConfReply
   doctor(): Promise<DoctorReply>
+  /** The other hosts of the site. */
+  readonly peers?: (() => PeersReply) | undefined
+  /** Membership of the site. */
+  readonly site?: SiteSources | undefined
 }
 
 /** Questions in one request: a shell's argument list, not a crawl. */
@@ -27,20 +33,6 @@ const QUERIES_LIMIT = 200
  * sends its own name here (DNS rebinding), and is refused.
  */
 const LOCAL_HOST = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?$/i
-
-function sendError(
-  reply: FastifyReply,
-  status: number,
-  error: NarwharfError | string,
-): FastifyReply {
-  const body: ErrorReply = {
-    error:
-      typeof error === 'string'
-        ? { code: 'BAD_REQUEST', message: error, hint: 'see docs/http-api.md' }
-        : { code: error.code, message: error.message, hint: error.hint },
-  }
-  return reply.code(status).send(body)
-}
 
 function list(query: unknown, name: string): string[] {
   const value = (query as Readonly<Record<string, unknown>>)[name]
@@ -75,6 +67,12 @@ export function addApi(
   route('status', () => sources.status())
   route('nix-conf', () => sources.nixConf())
   route('doctor', () => sources.doctor())
+  route('peers', (): PeersReply => sources.peers?.() ?? { peers: [] })
+  const { site } = sources
+  if (site !== undefined) {
+    route('members', () => site.members())
+    if (door === 'control') addSiteApi(server, site)
+  }
   route('who-has', (request, reply) => {
     const queries = list(request.query, 'query')
     if (queries.length === 0) return sendError(reply, 400, 'give at least one query=')

@@ -6,8 +6,13 @@ import {
   siteFingerprint,
   type Invite,
 } from '../../protocol/invite.ts'
-import { MEMBERS_MAX, parseMemberList, withLines } from '../../protocol/member-list.ts'
-import { membershipOf } from '../../protocol/membership.ts'
+import {
+  formatMemberList,
+  MEMBERS_MAX,
+  parseMemberList,
+  withLines,
+} from '../../protocol/member-list.ts'
+import { credentialsOf, membershipOf } from '../../protocol/membership.ts'
 import {
   decodePairingReply,
   encodeJoinFacts,
@@ -101,8 +106,8 @@ export async function joinSite(
 
 /**
  * Makes this host known to one that is not a member as far as this host knows: they may have been admitted on islands that
- * did not hear one another. First both prove to know the site, then the lists are shown. Resolves to whether it is a member
- * now; rejects where it cannot be reached.
+ * did not hear one another. First both prove to know the site; then it is shown what makes this host a member, and answers
+ * with its list. Resolves to whether it is a member now; rejects where it cannot be reached.
  */
 export async function introduceTo(
   host: Host,
@@ -110,7 +115,8 @@ export async function introduceTo(
   transport: PairingTransport,
 ): Promise<boolean> {
   const { site } = host.roster
-  if (site === undefined) return false
+  const credentials = site === undefined ? undefined : credentialsOf(site.list, host.key)
+  if (site === undefined || credentials === undefined) return false
   const secret = Buffer.from(site.list.siteKey, 'hex')
   const ask = async (kind: 'greet' | 'introduce', rest: Buffer) => {
     let handshakeHash: Buffer = NOTHING
@@ -127,7 +133,7 @@ export async function introduceTo(
 
   const greeting = await ask('greet', NOTHING)
   if (!isFellow(greeting.answer, greeting.handshakeHash)) return false
-  const { answer } = await ask('introduce', host.roster.site?.bytes ?? NOTHING)
+  const { answer } = await ask('introduce', formatMemberList(credentials))
   if (answer.kind === 'welcome') host.roster.take(answer.rest)
   return host.roster.site?.view.members.has(key) === true
 }

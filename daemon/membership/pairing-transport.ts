@@ -5,7 +5,7 @@ export interface PairingTransport {
   /**
    * Opens a fresh Noise connection to that address, makes sure that `remoteKey` answers there, sends the request that
    * `makeRequest` makes from the hash of the handshake, and resolves to the reply. Rejects where nobody answers in time,
-   * somebody else does, or the reply is longer than PAIRING_MAX_BYTES.
+   * somebody else does, or the reply is longer than PAIRING_REPLY_MAX_BYTES.
    */
   exchange(
     address: PeerAddress,

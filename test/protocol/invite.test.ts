@@ -22,7 +22,8 @@ import {
   encodeJoinFacts,
   encodePairingReply,
   encodePairingRequest,
-  PAIRING_MAX_BYTES,
+  PAIRING_REPLY_MAX_BYTES,
+  PAIRING_REQUEST_MAX_BYTES,
 } from '../../protocol/pairing.ts'
 import { formatRecovery, parseRecovery } from '../../protocol/recovery.ts'
 
@@ -173,11 +174,12 @@ t.test('what hosts say when they pair', async t => {
     Buffer.from([1, 1, 0]),
     Buffer.concat([head(1, 2), proof]),
     Buffer.concat([head(1, 1), Buffer.alloc(400)]),
-    Buffer.alloc(PAIRING_MAX_BYTES + 1, 1),
+    Buffer.alloc(PAIRING_REQUEST_MAX_BYTES + 1, 1),
   ]
   for (const bytes of requests) t.throws(() => decodePairingRequest(bytes), invalid)
   for (const bytes of [
     Buffer.alloc(0),
+    Buffer.alloc(PAIRING_REPLY_MAX_BYTES + 1, 1),
     Buffer.from([1, 0, 0]),
     Buffer.from([1, 2, 0]),
     Buffer.from([1, 9]),

@@ -16,7 +16,7 @@ import {
   type MemberList,
   type Statement,
 } from '../../protocol/member-list.ts'
-import { membershipOf, nextRevision } from '../../protocol/membership.ts'
+import { credentialsOf, membershipOf, nextRevision } from '../../protocol/membership.ts'
 
 const pairs = Array.from({ length: 256 }, (_, n) => keyPairFromSeed(Buffer.alloc(32, n)))
 const pair = (n: number) => pairs[n] as (typeof pairs)[number]
@@ -252,4 +252,33 @@ t.test('limits', async t => {
   t.equal(nextRevision(membershipOf(last), hex(3)), 1)
   t.equal(membershipOf(say(lab, 1, revoke(lab, 77))).revoked.get(hex(77))?.name, undefined)
   t.throws(() => parseMemberList(randomBytes(1000)), { code: 'MEMBER_LIST_INVALID' })
+})
+
+t.test('what makes a host a member, in a few lines', async t => {
+  const crowd = say(lab, 1, ...[30, 31, 32, 33].map(n => admit(n)))
+  const deep = say(say(crowd, 1, promote(2), admit(2)), 2, promote(3), promote(1), admit(4))
+  const deeper = say(deep, 3, promote(2), admit(5))
+  const shown = credentialsOf(deeper, hex(5)) ?? empty
+  t.equal(shown.lines.size, 4, 'three grants and its admission')
+  t.ok(same(parseMemberList(formatMemberList(shown)), shown))
+  t.same(names(shown), ['host-5'])
+  t.same(names(merge(crowd, shown)), [
+    'host-1',
+    'host-30',
+    'host-31',
+    'host-32',
+    'host-33',
+    'host-5',
+  ])
+  t.equal(credentialsOf(deeper, hex(1))?.lines.size, 1, 'the site key’s word alone')
+  t.equal(credentialsOf(deeper, hex(99)), undefined)
+  const without = say(deeper, 1, revoke(deeper, 3))
+  t.same(names(merge(without, credentialsOf(without, hex(5)) ?? empty)), names(without))
+  t.equal(credentialsOf(without, hex(5))?.lines.size, 4)
+  const late = say(say(without, 3, promote(8)), 8, promote(3))
+  t.same(
+    credentialsOf(late, hex(5))?.lines,
+    credentialsOf(without, hex(5))?.lines,
+    'no grant of a sham admin',
+  )
 })

@@ -361,6 +361,8 @@ t.test('two admins on two islands', async t => {
   net.cut('a')
   net.cut('b')
   t.equal(await left.room.introduce(net.candidate('right', right.room.key), transport(left)), true)
+  t.ok(right.room.isMember(left.room.key), 'each knows the other now')
+  gossip(left, right)
   t.same(names(left), ['a', 'b', 'left', 'right'])
   t.ok(left.room.list()?.equals(right.room.list() ?? Buffer.alloc(0)), 'one list, the same bytes')
   gossip(a, b, left, right)
