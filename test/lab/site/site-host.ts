@@ -11,7 +11,7 @@ import type { Scope } from '../../helpers/scope.ts'
 import { until } from './until.ts'
 
 // A host of the site: its own network, its own /nix with a real Nix, its own daemon. Daemon, command line and Nix all run inside,
-// with the ports and the store directory that a real host has.
+// with the ports and the store directory that a real host has. NARWHARF_LAB_LOGS names a directory that keeps the daemons' logs.
 
 /** Where things lie inside a host. */
 const CONFIG_FILE = '/client/narwharf.json'
@@ -22,7 +22,7 @@ const HTTP_PORT = 6279
 export const NETWORK_PORT = 6280
 
 /** How long a start may take: six at once on two busy cores. */
-const START_LIMIT_MS = 30_000
+const START_LIMIT_MS = 60_000
 const REPLY_LIMIT_MS = 10_000
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), '../../..')
@@ -188,7 +188,11 @@ export function makeSiteHost(scope: Scope, options: SiteHostOptions): SiteHost {
       return { ...entry, env: { ...entry.env, PATH, TERM: process.env.TERM, PS1: `${name}# ` } }
     },
   }
-  scope.teardown(() => host.kill())
+  scope.teardown(async () => {
+    await host.kill()
+    const keep = process.env.NARWHARF_LAB_LOGS
+    if (keep !== undefined) writeFileSync(join(keep, `${name}.log`), log())
+  })
   return host
 }
 
@@ -207,7 +211,11 @@ async function saysReady(child: ChildProcess, logFile: string, name: string): Pr
   }
   child.once('close', () => file.end())
   const ended = () => child.exitCode !== null || child.signalCode !== null
-  await until(`the daemon of ${name} serves`, START_LIMIT_MS, () => key !== undefined || ended())
+  try {
+    await until(`the daemon of ${name} serves`, START_LIMIT_MS, () => key !== undefined || ended())
+  } catch (error) {
+    throw new Error(`${(error as Error).message}\n${output}`, { cause: error })
+  }
   if (key !== undefined) return key
   throw new Error(
     `the daemon of ${name} ended with ${child.exitCode ?? child.signalCode}\n${output}`,
