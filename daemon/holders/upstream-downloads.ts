@@ -14,8 +14,10 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { fail, problemOf } from '../../protocol/errors.ts'
 import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
+import { createLoans, takeBuffer } from '../workers/chunk-buffers.ts'
 import { createFileStream } from '../workers/file-stream.ts'
 import { createGrowth, waitBeyond, type GrowthWriter } from '../workers/growth.ts'
+import { CHUNK_BYTES } from '../workers/limits.ts'
 import type { Clock } from './clock.ts'
 import { runDownload, type DownloadSource } from './upstream-download.ts'
 
@@ -292,11 +294,9 @@ export function createDownloads(options: DownloadsOptions): Downloads {
   }
 }
 
-/** Bytes of one read of a growing file. */
-const READ_BYTES = 256 * 1024
-
 /** A growing file's bytes as they come. */
 function readGrowing(file: string, growth: GrowthWriter, offset: number, end: number): ByteStream {
+  const loans = createLoans()
   let destroyed = false
   async function* chunks(): AsyncGenerator<Buffer, void, undefined> {
     let handle: FileHandle | undefined
@@ -310,11 +310,12 @@ function readGrowing(file: string, growth: GrowthWriter, offset: number, end: nu
           fail('HOLDING_GONE', { path: file, holder: 'this host' })
         }
         handle ??= await open(file, 'r')
-        const chunk = Buffer.allocUnsafe(Math.min(READ_BYTES, room))
-        const { bytesRead } = await handle.read(chunk, 0, chunk.length, position)
+        const buffer = takeBuffer()
+        const target = Buffer.from(buffer, 0, Math.min(CHUNK_BYTES, room))
+        const { bytesRead } = await handle.read(target, 0, target.length, position)
         if (bytesRead === 0) fail('HOLDING_GONE', { path: file, holder: 'this host' })
         position += bytesRead
-        yield chunk.subarray(0, bytesRead)
+        yield loans.lend(buffer, bytesRead)
       }
     } finally {
       await handle?.close()
@@ -322,7 +323,7 @@ function readGrowing(file: string, growth: GrowthWriter, offset: number, end: nu
   }
   const iterator = chunks()
   return {
-    recycle() {},
+    recycle: loans.settle,
     destroy() {
       destroyed = true
       iterator.return().catch(() => undefined)
