@@ -17,9 +17,14 @@ import { createNixStoreHolder } from './holders/nix-store.ts'
 import { isLoopback } from './http/audience.ts'
 import { createCounters } from './http/counters.ts'
 import { createHttp } from './http/server.ts'
+import { siteSources } from './http/site-sources.ts'
 import { createInventory } from './inventory/inventory.ts'
 import { createLog } from './log.ts'
+import { localAddresses } from './membership/local-addresses.ts'
+import { createMembership } from './membership/membership.ts'
+import type { PairingTransport } from './membership/pairing-transport.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
+import { openSite } from './site-rooms.ts'
 import { createSubstitution } from './substitution/substitution.ts'
 import { explainWhyNot } from './substitution/why-not.ts'
 import { createTrust } from './trust/trust-room.ts'
@@ -155,12 +160,35 @@ async function openRooms(
   await trust.open()
   rooms.push('trust', () => trust.close())
 
+  const membership = createMembership({
+    stateDir: config.stateDir,
+    hostName: config.hostName,
+    nixKey: trust.publicKey,
+    addresses: () => localAddresses(config.network.port),
+    events,
+  })
+  await membership.open()
+  rooms.push('membership', () => membership.close())
+  // Peering's exchange, and what discovery sees, take their place here.
+  const transport: PairingTransport = {
+    exchange: () => Promise.reject(new Error('this host has no connections to others')),
+  }
+  const site = siteSources({ membership, transport, candidates: () => [] })
+
+  const site = await openSite({
+    ...{ config, version: VERSION, events, log, catalog, pool, trust },
+    push: rooms.push,
+  })
+
   const inventory = createInventory({ holders, catalog, events, hostName: config.hostName })
   await inventory.open()
   rooms.push('the inventory', () => inventory.close())
 
+  const { peerHolders, upstreams } = site
   const substitution = createSubstitution({
     holders,
+    peers: peerHolders,
+    upstreams: { able: upstreams.able, claiming: upstreams.holders },
     trust,
     verdictStore: catalog.verifications,
     narinfoStore: catalog.narinfos,
@@ -185,6 +213,8 @@ async function openRooms(
   const problems = (): Problem[] => [
     ...catalog.problems(),
     ...trust.problems(),
+    ...site.problems(),
+    ...membership.problems(),
     ...holderStatus()
       .filter(({ up }) => !up)
       .map(({ id, problem }) => ({
@@ -224,6 +254,7 @@ async function openRooms(
       }),
       whyNot: async path => explainWhyNot(substitution, parseStorePath(path, storeDir)),
       nixConf: () => ({ lines: nixConfLines(nixFacts()) }),
+      site,
       doctor: () => diagnose({ config, holders: holderStatus(), openToLan, now: new Date() }),
     },
   })
