@@ -7,11 +7,11 @@ import type { HashPart } from '../../protocol/store-path.ts'
 /** Bytes of a hash part. */
 const PART_BYTES = 20
 
-const DIGITS = '0123456789abcdfghijklmnpqrsvwxyz'
+const DIGITS = '0123456789abcdfghijklmnpqrsvwxyz'.split('')
 
 /** The first two characters of hash parts, in order: one block each. */
-export const BLOCK_PREFIXES: readonly string[] = [...DIGITS].flatMap(first =>
-  [...DIGITS].map(second => first + second),
+export const BLOCK_PREFIXES: readonly string[] = DIGITS.flatMap(first =>
+  DIGITS.map(second => first + second),
 )
 
 /** Room of a new block, in hash parts; it doubles. */
@@ -19,8 +19,8 @@ const BLOCK_ROOM = 8
 
 /** The block of a hash part, or of any text that begins like one; -1 for other texts. */
 export function blockOf(text: string): number {
-  const first = DIGITS.indexOf(text[0] ?? '?')
-  const second = DIGITS.indexOf(text[1] ?? '?')
+  const first = DIGITS.indexOf(text[0] ?? '')
+  const second = DIGITS.indexOf(text[1] ?? '')
   return first < 0 || second < 0 ? -1 : first * DIGITS.length + second
 }
 

@@ -5,8 +5,8 @@ import type { Holder, HolderKind } from '../holders/holder.ts'
 import { createScanner, type HoldingsNotice, type Scanner } from './scanner.ts'
 import { whoHas } from './who-has.ts'
 
-/** How often holders are asked whether they changed, ms: 20 us each time, and a new path is found by name at once. */
-const CHECK_MS = 100
+/** How often holders are asked whether they changed, ms: 0.1 % of a core, and a new path is found by name at once. */
+const CHECK_MS = 150
 
 /** Holders that are this machine's own: what the configuration no longer names is gone. */
 const LOCAL_KINDS: ReadonlySet<HolderKind> = new Set(['nix-store', 'cache-dir'])

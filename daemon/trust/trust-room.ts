@@ -4,11 +4,13 @@ import type { Catalog } from '../catalog/catalog.ts'
 import { keyring, parsePublicKey } from '../../protocol/signature.ts'
 import { baseNameOf, nameOf } from '../../protocol/store-path.ts'
 import type { StorePath } from '../../protocol/store-path.ts'
+import type { Holder, Holding } from '../holders/holder.ts'
 import { createContentReader, type ContentReader } from './content-digest.ts'
 import { createDecisionMemory, evidenceOf, type DecisionMemory } from './decision-memory.ts'
 import { matchGlob } from './glob.ts'
 import { loadIdentity } from './identity.ts'
 import { applyRules, type Outcome, type Rules } from './rules.ts'
+import { judgeTelling, tellDecided, type PeerSharing, type Telling } from './telling.ts'
 import type { Decision, Trust } from './trust.ts'
 
 /** Raised whenever the rules themselves change, so that what older rules decided is decided anew. */
@@ -36,6 +38,8 @@ export interface TrustOptions {
 /** Trust with what a person should know of it. */
 export interface TrustRoom extends Trust {
   readonly problems: () => readonly Problem[]
+  /** What peers are told of a holding; where content may have to be read for it, a function that does. */
+  tell(holder: Holder, holding: Holding, sharing: PeerSharing): Telling | (() => Promise<Telling>)
 }
 
 /** What `open` made. */
@@ -74,7 +78,7 @@ export function createTrust(options: TrustOptions): TrustRoom {
     )
   }
 
-  return {
+  const room: TrustRoom = {
     get publicKey() {
       return opened().publicKey
     },
@@ -129,5 +133,15 @@ export function createTrust(options: TrustOptions): TrustRoom {
       inFlight.set(evidence, decision)
       return decision
     },
+    tell(holder, holding, sharing) {
+      const { rules, memory } = opened()
+      if (isDenied(holding.info.storePath)) return { told: false }
+      const telling = judgeTelling(holder, holding, rules, sharing)
+      if (telling !== 'decide') return telling
+      const known = memory.get(holder, holding, evidenceOf(holder, holding))
+      if (known !== undefined) return tellDecided(known, rules, sharing)
+      return async () => tellDecided(await room.decide(holder, holding), rules, sharing)
+    },
   }
+  return room
 }
