@@ -3,7 +3,7 @@ import type Hypercore from 'hypercore'
 import type { Logger } from 'pino'
 import { keyPairFromSeed, SEED_BYTES } from '../../protocol/ed25519.ts'
 import { signIndexHead } from '../../protocol/index-head.ts'
-import type { BaseName } from '../../protocol/store-path.ts'
+import { baseNameOf, type BaseName } from '../../protocol/store-path.ts'
 import type { IndexChange, IndexEntry, Members } from '../site.ts'
 import { blocksOf, type Positions } from './change-blocks.ts'
 import type { KnownHead } from './head-book.ts'
@@ -11,6 +11,7 @@ import type { Indexes } from './indexes.ts'
 import { BATCH_BYTES, REMOVED_LEAST, REMOVED_SHARE, SMALL_BLOCKS } from './limits.ts'
 import type { LogStore } from './log-store.ts'
 import { ownFiles } from './own-files.ts'
+import { createPositionCache } from './position-cache.ts'
 import type { Timings } from './timings.ts'
 
 /** Entries of a full block, by which the blocks that a log needs are counted. */
@@ -77,6 +78,8 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
   let seenEpoch = 0
   let closed = false
   let renewing = false
+  /** In the log that is written to. */
+  let positions = { epoch: -1, cache: createPositionCache() }
   let queue: Promise<unknown> = Promise.resolve()
   /** Undefined once the log's end is known. */
   let waiting: { readonly settle: () => void; readonly settled: Promise<void> } | undefined
@@ -94,10 +97,16 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
     options.publish({ ...head, bytes: signIndexHead(head, members.keyPair.secretKey) })
   }
 
-  const positionsIn = (inEpoch: number, next: number): Positions => ({
-    next,
-    of: (names: readonly BaseName[]) => indexes.positionsOf(me, names, inEpoch),
-  })
+  const positionsIn = (inEpoch: number, next: number): Positions => {
+    // Also after a new log that failed half-way: its positions say nothing about the old one.
+    if (positions.epoch !== inEpoch) positions = { epoch: inEpoch, cache: createPositionCache() }
+    const { cache } = positions
+    return {
+      next,
+      of: (names: readonly BaseName[]) =>
+        cache.of(names, asked => indexes.positionsOf(me, asked, inEpoch)),
+    }
+  }
 
   /** Appends and applies blocks in batches. */
   const write = async (to: Hypercore, inEpoch: number, blocks: Iterable<Buffer>) => {
@@ -145,6 +154,7 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
     const fresh = logs.store.get({ keyPair: keyPairFromSeed(randomBytes(SEED_BYTES)) })
     await fresh.ready()
     await indexes.begin(me, { epoch: next, core: keyText(fresh), host: undefined })
+    positions.epoch = -1
     const paths = standing === undefined ? 0 : await writeSnapshot(fresh, next)
     await indexes.finish(me, next)
     files.setState({ epoch: next, core: keyText(fresh) })
@@ -244,7 +254,12 @@ export function createOwnLog(options: OwnLogOptions): OwnLog {
       return renewFirst(change)
     }
     const next = indexes.position(me, 'in-force')?.entries ?? 0
-    await write(current, epoch, blocksOf(change, positionsIn(epoch, next)))
+    const touched = [...change.removed, ...change.added.map(({ info }) => info.storePath)]
+    try {
+      await write(current, epoch, blocksOf(change, positionsIn(epoch, next)))
+    } finally {
+      positions.cache.forget(touched.map(baseNameOf))
+    }
     publish(current)
     if (shouldCompact()) await rotate('too much of it is removed or in small blocks')
   }
