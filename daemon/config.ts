@@ -17,7 +17,12 @@ export const SOCKET_PATH_LIMIT_BYTES = 107
 /** What errors name where no file was read. */
 const EMBEDDED = '(embedded defaults)'
 
-type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T
+/** A branded text is an object to the compiler, and stays what it is. */
+type DeepReadonly<T> = T extends string
+  ? T
+  : T extends object
+    ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
+    : T
 
 /** The whole configuration, frozen, every default filled in. Sizes in bytes, rates in bytes per second, paths absolute. */
 export type Config = DeepReadonly<

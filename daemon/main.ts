@@ -17,12 +17,8 @@ import { createNixStoreHolder } from './holders/nix-store.ts'
 import { isLoopback } from './http/audience.ts'
 import { createCounters } from './http/counters.ts'
 import { createHttp } from './http/server.ts'
-import { siteSources } from './http/site-sources.ts'
 import { createInventory } from './inventory/inventory.ts'
 import { createLog } from './log.ts'
-import { localAddresses } from './membership/local-addresses.ts'
-import { createMembership } from './membership/membership.ts'
-import type { PairingTransport } from './membership/pairing-transport.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
 import { openSite } from './site-rooms.ts'
 import { createSubstitution } from './substitution/substitution.ts'
@@ -160,21 +156,6 @@ async function openRooms(
   await trust.open()
   rooms.push('trust', () => trust.close())
 
-  const membership = createMembership({
-    stateDir: config.stateDir,
-    hostName: config.hostName,
-    nixKey: trust.publicKey,
-    addresses: () => localAddresses(config.network.port),
-    events,
-  })
-  await membership.open()
-  rooms.push('membership', () => membership.close())
-  // Peering's exchange, and what discovery sees, take their place here.
-  const transport: PairingTransport = {
-    exchange: () => Promise.reject(new Error('this host has no connections to others')),
-  }
-  const site = siteSources({ membership, transport, candidates: () => [] })
-
   const site = await openSite({
     ...{ config, version: VERSION, events, log, catalog, pool, trust },
     push: rooms.push,
@@ -214,7 +195,6 @@ async function openRooms(
     ...catalog.problems(),
     ...trust.problems(),
     ...site.problems(),
-    ...membership.problems(),
     ...holderStatus()
       .filter(({ up }) => !up)
       .map(({ id, problem }) => ({
@@ -254,7 +234,8 @@ async function openRooms(
       }),
       whyNot: async path => explainWhyNot(substitution, parseStorePath(path, storeDir)),
       nixConf: () => ({ lines: nixConfLines(nixFacts()) }),
-      site,
+      site: site.sources,
+      peers: site.peers,
       doctor: () => diagnose({ config, holders: holderStatus(), openToLan, now: new Date() }),
     },
   })
@@ -264,6 +245,10 @@ async function openRooms(
   shareSocket(config.controlSocket)
   const port = await http.listen(config.http.host, config.http.port)
   url = localUrl(config.http.host, port)
+  await site.start({
+    ...{ substitution, counters, inventory, holders },
+    lanHttpPort: openToLan ? port : undefined,
+  })
   log.info({ url, holders: holders.map(({ id }) => id) }, `serving at ${url}`)
   return {
     url,

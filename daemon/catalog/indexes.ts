@@ -86,6 +86,8 @@ export interface Indexes extends PeerIndexes {
   entries(key: PeerKey, epoch?: number): AsyncIterable<readonly IndexEntryAt[]>
   /** The same with all that is known of them. */
   whole(key: PeerKey, epoch?: number): AsyncIterable<readonly IndexEntry[]>
+  /** What the log in force says of that path; undefined where it does not name it. */
+  told(key: PeerKey, path: StorePath): IndexEntry | undefined
   /** Where those paths stand in the log (in force unless told); undefined for one that does not. */
   positionsOf(
     key: PeerKey,
@@ -284,6 +286,16 @@ export function createIndexes(
         narHash,
       })),
     whole: (key, epoch) => slices(key, epoch, entryOf),
+    told(key, path) {
+      const log = logInForce(key, undefined)
+      if (log === undefined) return undefined
+      return read(sql => {
+        const hash = hashOf(hashPartOf(path))
+        const where = { key: keyOf(hash), hash, name: nameOf(path), log: log.number }
+        const row = sql('indexes.told').get(where) as InfoRow | undefined
+        return row === undefined ? undefined : entryOf(sql, path, row)
+      })
+    },
     positionsOf(key, paths, epoch) {
       const log = logInForce(key, epoch)
       const found =

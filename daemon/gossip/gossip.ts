@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import type { PeerStatus } from '../../protocol/api.ts'
 import { problemOf } from '../../protocol/errors.ts'
 import type { EventBus } from '../events.ts'
-import type { IndexChange, Members, PeerKey } from '../site.ts'
+import type { IndexChange, Members, PeerAddress, PeerKey } from '../site.ts'
 import { createHeadBook, type KnownHead } from './head-book.ts'
 import { createHeadExchange } from './head-exchange.ts'
 import type { Indexes } from './indexes.ts'
@@ -50,6 +50,10 @@ export interface Gossip {
   append(change: IndexChange): Promise<void>
   /** Every other member that anything is known of. */
   status(): PeerStatus[]
+  /** Where a member was seen, the likeliest first. */
+  addresses(key: PeerKey): readonly PeerAddress[]
+  /** The last measured time there and back, ms; undefined while it is not connected. */
+  rttMs(key: PeerKey): number | undefined
 }
 
 export function createGossip(options: GossipOptions): Gossip {
@@ -283,5 +287,15 @@ export function createGossip(options: GossipOptions): Gossip {
       await ownLog.append(change)
     },
     status: () => known().map(statusOf),
+    addresses(key) {
+      const linked = swarm.links.get(key)?.address
+      const seenAt = swarm.book.of(key)
+      if (linked === undefined) return seenAt
+      return [
+        linked,
+        ...seenAt.filter(({ host, port }) => host !== linked.host || port !== linked.port),
+      ]
+    },
+    rttMs: key => swarm.links.get(key)?.rttMs,
   }
 }

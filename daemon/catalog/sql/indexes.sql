@@ -98,3 +98,11 @@ SELECT p.hash, n.name, i.nar_hash AS narHash, i.nar_size AS narSize, i.rest, c.b
 FROM claims c CROSS JOIN infos i ON i.id = c.info
 CROSS JOIN paths p ON p.id = i.id / 256 CROSS JOIN names n ON n.id = p.name
 WHERE c.info = ? AND c.log = ?
+
+-- name: told
+SELECT i.nar_hash AS narHash, i.nar_size AS narSize, i.rest, c.built_here AS builtHere, n.name
+FROM paths p
+CROSS JOIN names n ON n.id = p.name AND n.name = :name
+CROSS JOIN infos i ON i.id BETWEEN p.id * 256 AND p.id * 256 + 255
+CROSS JOIN claims c ON c.info = i.id AND c.log = :log
+WHERE p.key = :key AND p.hash = :hash

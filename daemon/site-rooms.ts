@@ -1,0 +1,214 @@
+import { randomInt } from 'node:crypto'
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import type { PeersReply } from '../protocol/api.ts'
+import type { StorePath } from '../protocol/store-path.ts'
+import type { Catalog } from './catalog/catalog.ts'
+import type { Config } from './config.ts'
+import { createDiscovery } from './discovery/discovery.ts'
+import type { EventBus } from './events.ts'
+import { createGossip } from './gossip/gossip.ts'
+import type { Holder } from './holders/holder.ts'
+import { createNarSpool } from './holders/nar-spool.ts'
+import { createPeerHolders, type PeerHolders } from './holders/peers.ts'
+import { createUpstreams, type Upstreams } from './holders/upstreams.ts'
+import type { Counters } from './http/counters.ts'
+import { createPeerRoutes } from './http/peer-routes.ts'
+import type { SiteSources } from './http/api-site.ts'
+import { siteSources } from './http/site-sources.ts'
+import { createCatalogLog } from './inventory/catalog-log.ts'
+import type { Inventory } from './inventory/inventory.ts'
+import { createOwnIndex } from './inventory/own-index.ts'
+import { localAddresses } from './membership/local-addresses.ts'
+import { createMembership, type Membership } from './membership/membership.ts'
+import { createPeering } from './peering/peering.ts'
+import type { PeerCandidate, PeerKey } from './site.ts'
+import type { Substitution } from './substitution/substitution.ts'
+import type { TrustRoom } from './trust/trust-room.ts'
+import type { NarPool } from './workers/nar-pool.ts'
+
+// The rooms of the site in the order they are opened: the part of main that a host alone could do without.
+
+/** What they stand on. */
+export interface SiteParts {
+  readonly config: Config
+  readonly version: string
+  readonly events: EventBus
+  readonly log: Logger
+  readonly catalog: Catalog
+  readonly pool: NarPool
+  readonly trust: TrustRoom
+  /** Notes what is to be closed, in reverse. */
+  readonly push: (room: string, close: () => unknown) => void
+}
+
+/** What they need once there is something to serve. */
+export interface SiteService {
+  readonly substitution: Substitution
+  readonly counters: Counters
+  readonly inventory: Inventory
+  /** This host's own. */
+  readonly holders: readonly Holder[]
+  /** Where Nix clients of the LAN reach this host; undefined where only this machine does. */
+  readonly lanHttpPort: number | undefined
+}
+
+/** The site as the rest of main sees it. */
+export interface Site {
+  readonly membership: Membership
+  readonly peerHolders: PeerHolders
+  readonly upstreams: Upstreams
+  /** What may be asked and changed over the control API. */
+  readonly sources: SiteSources
+  peers(): PeersReply
+  problems(): ReturnType<Membership['problems']>
+  /** Listens, finds the others, tells them what is held here. */
+  start(service: SiteService): Promise<void>
+}
+
+/** Ports that a configuration with port 0 means: any free one, and the same for UDP and TCP, so it is drawn, not asked for. */
+const DRAWN_PORTS = { from: 20_000, to: 32_000 } as const
+
+/** Opens what needs no network; {@link Site.start} does the rest. */
+export async function openSite(parts: SiteParts): Promise<Site> {
+  const { config, events, log, catalog, push } = parts
+  const { stateDir, network } = config
+  const port = network.port === 0 ? randomInt(DRAWN_PORTS.from, DRAWN_PORTS.to) : network.port
+
+  const membership = createMembership({
+    stateDir,
+    hostName: config.hostName,
+    events,
+    nixKey: parts.trust.publicKey,
+    addresses: () => localAddresses(port),
+  })
+  await membership.open()
+  push('membership', () => membership.close())
+
+  const up = new Set<PeerKey>()
+  events.on('peer:up', key => up.add(key))
+  events.on('peer:down', key => up.delete(key))
+
+  let answer: ReturnType<typeof createPeerRoutes> | undefined
+  const peering = createPeering({
+    members: membership,
+    host: '::',
+    port,
+    handler: (request, response, peer) => answer?.(request, response, peer),
+    // Another island's admin may have let them in: a list says so, and asking is rate-limited.
+    acceptStrangers: () => membership.siteName !== undefined,
+    events,
+    log,
+  })
+
+  const gossip = createGossip({
+    members: membership,
+    port,
+    hostName: config.hostName,
+    version: parts.version,
+    upstreams: config.upstreams.length,
+    stateDir,
+    indexes: catalog.indexes,
+    events,
+    log,
+  })
+
+  const spool = createNarSpool({ dir: join(stateDir, 'spool') })
+  await spool.open()
+  push('the spool', () => spool.close())
+
+  const discovery = { current: undefined as ReturnType<typeof createDiscovery> | undefined }
+  const peerHolders = createPeerHolders({
+    ownKey: membership.key,
+    indexes: catalog.indexes,
+    facts: {
+      isUp: key => up.has(key),
+      addresses: key => gossip.addresses(key),
+      nameOf: key => (membership.isMember(key) ? membership.nameOf(key) : undefined),
+      rttMs: key => gossip.rttMs(key),
+    },
+    transport: peering,
+    spool,
+    async *paths(key) {
+      for await (const entries of catalog.indexes.entries(key)) {
+        yield entries.map(({ storePath }): StorePath => storePath)
+      }
+    },
+    storeDir: config.store.dir,
+    events,
+  })
+
+  const upstreams = createUpstreams({
+    configured: config.upstreams,
+    dir: join(stateDir, 'upstream'),
+    pool: parts.pool,
+    events,
+    expectedStoreDir: config.store.dir,
+    allowFound: network.nixServe,
+  })
+  await upstreams.open()
+  push('the upstreams', () => upstreams.close())
+
+  const sources = siteSources({
+    membership,
+    transport: peering,
+    candidates: () => discovery.current?.candidates() ?? [],
+  })
+
+  return {
+    membership,
+    peerHolders,
+    upstreams,
+    sources,
+    peers: () => ({ peers: gossip.status() }),
+    problems: () => [...membership.problems(), ...(discovery.current?.problems() ?? [])],
+    async start({ substitution, counters, inventory, holders, lanHttpPort }) {
+      answer = createPeerRoutes({
+        substitution,
+        counters,
+        log,
+        pair: (request, peer) => membership.admit(request, peer.handshakeHash, peer.key),
+      })
+      await peering.open()
+      push('peering', () => peering.close())
+
+      await gossip.open()
+      push('gossip', () => gossip.close())
+
+      // A host that another island admitted has a list that proves it.
+      const introduce = (candidate: PeerCandidate) => {
+        void membership.introduce(candidate, peering)
+      }
+      events.on('peer:sighted', introduce)
+      push('introductions', () => events.off('peer:sighted', introduce))
+
+      const found = createDiscovery({
+        key: membership.key,
+        hostName: config.hostName,
+        port,
+        httpPort: lanHttpPort,
+        httpHost: config.http.host,
+        mdns: network.mdns,
+        interfaces: network.interfaces,
+        peers: network.peers,
+        nixServe: network.nixServe,
+        isMember: key => membership.isMember(key),
+        events,
+        log,
+      })
+      discovery.current = found
+      await found.open()
+      push('discovery', () => found.close())
+
+      const ownIndex = createOwnIndex({
+        holders,
+        inventory,
+        tell: (holder, holding) => parts.trust.tell(holder, holding, config.share.withPeers),
+        log: createCatalogLog(catalog.indexes, membership.key),
+        append: change => gossip.append(change),
+      })
+      await ownIndex.open()
+      push('the own index', () => ownIndex.close())
+    },
+  }
+}
