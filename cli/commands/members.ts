@@ -11,10 +11,13 @@ const STATES = {
   revoked: 'revoked',
 } as const satisfies Record<SiteMember['state'], string>
 
+/** Enough to tell hosts apart and to name one; `--json` has the whole key. */
+const KEY_DIGITS = 16
+
 const row = ({ name, key, admin, state, self }: SiteMember): string[] => [
   name === '' ? '-' : printable(name),
   admin ? 'admin' : STATES[state],
-  key,
+  key.slice(0, KEY_DIGITS),
   self ? 'this host' : '',
 ]
 

@@ -1,6 +1,5 @@
-import { SEED_BYTES } from '../../protocol/ed25519.ts'
+import { keyPairFromSeed, SEED_BYTES } from '../../protocol/ed25519.ts'
 import { fail } from '../../protocol/errors.ts'
-import { keyPairFromSeed } from '../../protocol/ed25519.ts'
 import {
   isMemberName,
   lastLineOf,
@@ -89,10 +88,14 @@ export function recoverSite(host: Host, text: string, leave: boolean): void {
 
 type Known = Member | FormerMember
 
+/** A key, or as much of its beginning as a table shows. */
+const KEY_PREFIX = /^[0-9a-f]{8,64}$/
+
 /** Whom a name or key means. Throws MEMBER_UNKNOWN, MEMBER_AMBIGUOUS. */
 function findHost(among: readonly ReadonlyMap<string, Known>[], who: string): Known {
   const all = among.flatMap(map => [...map.values()])
-  const found = all.filter(({ key, name }) => key === who || name === who)
+  const byKey = KEY_PREFIX.test(who)
+  const found = all.filter(({ key, name }) => name === who || (byKey && key.startsWith(who)))
   if (found.length > 1) fail('MEMBER_AMBIGUOUS', { name: who, count: found.length })
   return found[0] ?? fail('MEMBER_UNKNOWN', { name: who })
 }

@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { PassThrough } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { run } from '../../cli/run.ts'
 import { tempDir, type Scope } from './scope.ts'
 
@@ -68,18 +68,21 @@ export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv
   /** Width of the terminal, or what else reads. */
   readonly columns?: number | 'no terminal'
+  /** What is piped in. */
+  readonly stdin?: string
 }
 
 /** Runs a command line in this process, as a user with an empty home and, unless told, a terminal of 80 columns without colours. */
 export async function runCli(
   scope: Scope,
   argv: readonly string[],
-  { env = {}, columns = 80 }: RunOptions = {},
+  { env = {}, columns = 80, stdin }: RunOptions = {},
 ): Promise<Ran> {
   const home = env.HOME ?? tempDir(scope, 'home')
   const stdout = capture(columns === 'no terminal' ? undefined : columns)
   const stderr = capture()
   const status = await run(argv, {
+    ...(stdin === undefined ? {} : { stdin: Readable.from([stdin]) }),
     stdout: stdout.stream,
     stderr: stderr.stream,
     env: { PATH: process.env.PATH, NO_COLOR: '1', ...env, HOME: home },
