@@ -56,12 +56,13 @@ export function createNixFollower(options: NixFollowerOptions): HolderFollower {
 
   const blockOfPath = (path: string): number => blockOf(path.slice(storeDir.length + 1))
 
+  /** Undefined for a row that no holding comes of, as far as it is read here. */
   const heldOf = ([, path, narSize]: Row): HeldPath | undefined => {
+    if (typeof narSize !== 'number' || !Number.isSafeInteger(narSize) || narSize <= 0) {
+      return undefined
+    }
     try {
-      const storePath = parseStorePath(String(path), storeDir)
-      return Number.isSafeInteger(narSize)
-        ? { storePath, narSize: narSize as number }
-        : { storePath }
+      return { storePath: parseStorePath(String(path), storeDir), narSize }
     } catch {
       return undefined
     }

@@ -317,6 +317,76 @@ export function testHolder(
     t.equal(holder.problem?.(), undefined, 'the holder is up')
   })
 
+  t.test(`${title}: what comes and goes`, { skip }, async t => {
+    const { holder, put, remove, putHostile, takeAway, bringBack } = await withPaths(t)
+    const follower = holder.follow?.()
+    if (follower === undefined) return
+    const names = Object.keys(PATHS)
+    const walked = async (): Promise<StorePath[]> => {
+      const found: StorePath[] = []
+      for await (const batch of follower.all()) {
+        for (const { storePath, narSize } of batch) {
+          t.type(narSize, 'number')
+          found.push(storePath)
+        }
+      }
+      return found.sort()
+    }
+    /** Every change until what is expected has been told; what is told besides it counts too. */
+    const changes = async (came: readonly string[], went: readonly string[]): Promise<void> => {
+      const added: string[] = []
+      const removed: string[] = []
+      for (
+        let n = 0;
+        n < 200 && (added.length < came.length || removed.length < went.length);
+        n++
+      ) {
+        const steps = follower.changes()
+        if (steps === 'lost') return t.fail('nothing is known to go on from')
+        for await (const step of steps ?? []) {
+          added.push(...step.added.map(({ storePath }) => storePath))
+          removed.push(...step.removed)
+        }
+        await new Promise(resolve => setTimeout(resolve, 10))
+      }
+      t.same(added.sort(), came.map(pathOf).sort(), `came: ${came.join(', ')}`)
+      t.same(
+        removed.sort(),
+        went.map(name => hashPartOf(pathOf(name))).sort(),
+        `went: ${went.join(', ')}`,
+      )
+    }
+    t.equal(follower.changes(), 'lost', 'nothing was walked yet')
+    t.same(await walked(), names.map(pathOf).sort())
+    await changes([], [])
+    put({ one: { tree: '1' }, two: { tree: '2', references: ['one'] } })
+    await changes(['one', 'two'], [])
+    remove('two')
+    await changes([], ['two'])
+    put({ three: { tree: '3' } })
+    remove('one')
+    await changes(['three'], ['one'])
+    put({ one: { tree: 'again' } })
+    await changes(['one'], [])
+    putHostile()
+    put({ last: { tree: 'last' } })
+    const seen: string[] = []
+    for (let n = 0; n < 200 && !seen.includes(pathOf('last')); n++) {
+      const steps = follower.changes()
+      if (steps === 'lost') return t.fail('nothing is known to go on from')
+      for await (const step of steps ?? [])
+        seen.push(...step.added.map(({ storePath }) => storePath))
+      await new Promise(resolve => setTimeout(resolve, 10))
+    }
+    t.ok(seen.includes(pathOf('last')), 'hostile entries keep nothing else back')
+    takeAway()
+    t.equal(follower.changes(), undefined, 'out of reach: nothing is known to have gone')
+    await t.rejects(walked(), { code: 'HOLDER_UNREADABLE' })
+    t.equal(follower.changes(), 'lost')
+    bringBack()
+    t.ok((await walked()).includes(pathOf('last')))
+  })
+
   t.test(`${title}: out of reach`, { skip }, async t => {
     const { holder, find, takeAway, bringBack } = await withPaths(t, ['text', 'empty'])
     const holding = await find('text')

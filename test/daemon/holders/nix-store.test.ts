@@ -186,6 +186,69 @@ t.test('beside a busy Nix', { skip: noNix }, async t => {
   })
 })
 
+t.test('followed over what Nix does', { skip: noNix }, async t => {
+  const store = makeChrootStore(t, { a: { tree: 'a' }, b: { tree: 'b' }, c: { tree: 'c' } })
+  const holder = holderOf(store)
+  await holder.open()
+  t.teardown(() => holder.close())
+  const follower = createNixStoreHolder({ ...store, pool }).follow?.()
+  if (follower === undefined) throw new Error('a live store is followed')
+  const walk = async () => {
+    let count = 0
+    for await (const batch of follower.all()) count += batch.length
+    return count
+  }
+  const told = async (until: (added: readonly string[], removed: readonly string[]) => boolean) => {
+    const added: string[] = []
+    const removed: string[] = []
+    for (let n = 0; n < 300 && !until(added, removed); n++) {
+      const steps = follower.changes()
+      if (steps === 'lost') throw new Error('lost')
+      for await (const step of steps ?? []) {
+        added.push(...step.added.map(({ storePath }) => storePath))
+        removed.push(...step.removed)
+      }
+      await new Promise(resolve => setTimeout(resolve, 10))
+    }
+    return { added, removed }
+  }
+  t.equal(await walk(), 3)
+
+  await t.test('registered anew under the same path', async t => {
+    store.delete('b')
+    store.add({ b: { tree: 'another b' } })
+    const { added } = await told(paths => paths.length > 0)
+    t.same(added, [pathOf('b')], 'another id: its path info may differ')
+  })
+
+  await t.test('what comes while everything is still being walked', async t => {
+    const walking = follower.all()[Symbol.asyncIterator]()
+    await walking.next()
+    store.add({ late: { tree: 'late' } })
+    t.match(await told(paths => paths.length > 0), { added: [pathOf('late')], removed: [] })
+    t.same((await walking.next()).done, true)
+  })
+
+  await t.test('a collection', async t => {
+    store.nix('nix-store', ['--gc'])
+    const { removed } = await told((_, parts) => parts.length === 4)
+    t.same(removed.sort(), ['a', 'b', 'c', 'late'].map(name => hashPartOf(pathOf(name))).sort())
+  })
+
+  await t.test('a database put back to what it was', async t => {
+    store.add({ d: { tree: 'd' } })
+    await told(paths => paths.length > 0)
+    const copy = `${store.db}-copy`
+    new Database(store.db).exec(`vacuum into '${copy}'`).close()
+    renameSync(copy, store.db)
+    for (const ending of ['-wal', '-shm']) rmSync(store.db + ending, { force: true })
+    t.equal(follower.changes(), 'lost', 'another file')
+    t.equal(await walk(), 1)
+    store.sql(`update sqlite_sequence set seq = 1 where name = 'ValidPaths'`)
+    t.equal(follower.changes(), 'lost', 'an older state in the same file')
+  })
+})
+
 const LOG_DRV = parseBaseName('0123456789abcdfghijklmnpqrsvwxyz-thing-1.0.drv')
 
 t.test('logs, debug files, realisations', { skip: noNix || noUnpackers }, async t => {
