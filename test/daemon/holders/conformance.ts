@@ -342,7 +342,7 @@ export function testHolder(
         n++
       ) {
         const steps = follower.changes()
-        if (steps === 'lost') return t.fail('nothing is known to go on from')
+        if (steps === 'lost') throw new Error('nothing is known to go on from')
         for await (const step of steps ?? []) {
           added.push(...step.added.map(({ storePath }) => storePath))
           removed.push(...step.removed)
@@ -373,7 +373,7 @@ export function testHolder(
     const seen: string[] = []
     for (let n = 0; n < 200 && !seen.includes(pathOf('last')); n++) {
       const steps = follower.changes()
-      if (steps === 'lost') return t.fail('nothing is known to go on from')
+      if (steps === 'lost') throw new Error('nothing is known to go on from')
       for await (const step of steps ?? [])
         seen.push(...step.added.map(({ storePath }) => storePath))
       await new Promise(resolve => setTimeout(resolve, 10))
