@@ -22,7 +22,7 @@ import { createOwnIndex } from './inventory/own-index.ts'
 import { localAddresses } from './membership/local-addresses.ts'
 import { createMembership, type Membership } from './membership/membership.ts'
 import { createPeering } from './peering/peering.ts'
-import type { PeerCandidate, PeerKey } from './site.ts'
+import type { PeerAddress, PeerCandidate, PeerKey } from './site.ts'
 import type { Substitution } from './substitution/substitution.ts'
 import type { TrustRoom } from './trust/trust-room.ts'
 import type { NarPool } from './workers/nar-pool.ts'
@@ -151,9 +151,30 @@ export async function openSite(parts: SiteParts): Promise<Site> {
 
   const sources = siteSources({
     membership,
-    transport: peering,
+    // Where a host answered that was to be paired with, it will be met again.
+    transport: {
+      async exchange(address, remoteKey, makeRequest) {
+        const reply = await peering.exchange(address, remoteKey, makeRequest)
+        met.set(remoteKey, address)
+        return reply
+      },
+    },
     candidates: () => discovery.current?.candidates() ?? [],
   })
+  const met = new Map<PeerKey, PeerAddress>()
+
+  /** Who was a stranger when last seen may be a member now: nobody waits for the next sighting. */
+  const lookAgain = (): void => {
+    const asked = [...met].map(([key, address]): PeerCandidate => ({
+      key,
+      address,
+      source: 'told',
+    }))
+    met.clear()
+    for (const candidate of [...asked, ...(discovery.current?.candidates() ?? [])]) {
+      events.emit('peer:sighted', candidate)
+    }
+  }
 
   return {
     membership,
@@ -180,7 +201,10 @@ export async function openSite(parts: SiteParts): Promise<Site> {
         void membership.introduce(candidate, peering)
       }
       events.on('peer:sighted', introduce)
-      push('introductions', () => events.off('peer:sighted', introduce))
+      events.on('members:changed', lookAgain)
+      push('introductions', () => {
+        events.off('peer:sighted', introduce).off('members:changed', lookAgain)
+      })
 
       const found = createDiscovery({
         key: membership.key,
