@@ -7,7 +7,7 @@ import { knowAll, knows, meshed, narinfoPath, peerKey, peersUp, record } from '.
 // What goes wrong in a network, and that the site heals without a hand. One site for all of it: `a` founded it and stands in both
 // networks, f in the second one alone. Times go to docs/site.md, "Healing times".
 
-const HEAL_LIMIT_MS = 45_000
+const HEAL_LIMIT_MS = 90_000
 /** Until a silent end is noticed: the peers' keepalive. */
 const NOTICE_LIMIT_MS = 40_000
 const LAB_LIMIT_MS = 400_000

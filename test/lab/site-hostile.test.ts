@@ -15,7 +15,7 @@ import { knows, meshed, narinfoPath, peerKey, peersUp, record, whoHas } from './
 // Who is no member gets nothing, and who is one no more neither. `a` and `b` are the site, `m` a member until it is revoked,
 // `s` a stranger on the same network who knows where the others are and what their keys are.
 
-const NEWS_LIMIT_MS = 30_000
+const NEWS_LIMIT_MS = 60_000
 /** A client may wait for a liar that drips or is silent, but not for ever. */
 const LIE_LIMIT_MS = 60_000
 /** Of the daemon, at its highest: endless streams and false lengths are not collected in memory. */

@@ -2,17 +2,18 @@ import t from 'tap'
 import { differences } from '../helpers/nix-client.ts'
 import { makeSite, siteSkip } from './site/site.ts'
 import { timed, until } from './site/until.ts'
-import { knowAll, knows, meshed, narinfoPath, record } from './site/views.ts'
+import { knowAll, knows, meshed, narinfoPath, record, within } from './site/views.ts'
 
 // Six hosts on one network without a way out: they find one another, and what one has the others can install.
 
-/**
- * The aim is 3 s from the start of the processes and 2 s from the end of a build. This bound is wider, as the tests run where six
- * Node processes start on two busy processors: it is there to catch what does not work. docs/site.md has the figures.
- */
-const MESH_LIMIT_MS = 20_000
-const PATH_LIMIT_MS = 8000
-const LAB_LIMIT_MS = 180_000
+/** The aims of the issue, from the start of the processes and from the end of a build; docs/site.md has the figures. */
+const MESH_AIM_MS = 3000
+const PATH_AIM_MS = 2000
+
+/** Until it is taken for broken: six starts at once on two processors that others use too. */
+const MESH_LIMIT_MS = 90_000
+const PATH_LIMIT_MS = 30_000
+const LAB_LIMIT_MS = 300_000
 
 t.setTimeout(LAB_LIMIT_MS)
 t.test('six hosts', { skip: siteSkip }, async t => {
@@ -32,7 +33,7 @@ t.test('six hosts', { skip: siteSkip }, async t => {
     await until('all are connected', MESH_LIMIT_MS, () => meshed(hosts), 50)
     const connected = performance.now() - start
     await until('all know what all have', MESH_LIMIT_MS, () => knowAll(hosts, paths), 50)
-    record(t, 'six hosts started together: fully meshed', connected)
+    within(t, 'six hosts started together: fully meshed', connected, MESH_AIM_MS)
     record(t, 'six hosts started together: all indexes everywhere', performance.now() - start)
     await starting
     t.ok(await meshed(hosts), 'fully meshed')
@@ -50,7 +51,7 @@ t.test('six hosts', { skip: siteSkip }, async t => {
     )
     record(t, 'built on a: offered on f', performance.now() - built)
     await f.realise([path])
-    record(t, 'built on a: installed on f', performance.now() - built)
+    within(t, 'built on a: installed on f', performance.now() - built, PATH_AIM_MS)
     t.same(await differences(a.nix, f.nix, [path]), [])
     for (const host of hosts) {
       await until(`${host.name} knows`, PATH_LIMIT_MS, () => knows(host, path, a))
@@ -72,7 +73,7 @@ t.test('six hosts', { skip: siteSkip }, async t => {
       PATH_LIMIT_MS,
       async () => (await f.get(narinfoPath(path))).status === 404,
     )
-    record(t, 'collected on a: offered no more on f', ms)
+    within(t, 'collected on a: offered no more on f', ms, PATH_AIM_MS)
     await until('f forgets who had it', PATH_LIMIT_MS, async () => !(await knows(f, path, a)))
     const { status } = await f.nix.run('nix-store', ['-r', path], { accept: 'any' })
     t.not(status, 0, 'a clean miss')

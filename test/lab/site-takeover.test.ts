@@ -6,7 +6,7 @@ import { differences } from '../helpers/nix-client.ts'
 import { makeSite, siteSkip, type Site } from './site/site.ts'
 import type { SiteHost } from './site/site-host.ts'
 import { until } from './site/until.ts'
-import { knows, narinfoPath, peersUp, record } from './site/views.ts'
+import { knows, narinfoPath, peersUp, record, within } from './site/views.ts'
 
 // Holders that die in the middle of a large NAR, and all of them off. Hosts a and b hold the NAR, c to f are clients.
 
@@ -20,10 +20,10 @@ const OVERHEAD = 1.06
 /** What a resumed NAR may cost in addition: what was under way in buffers when its holder died. */
 const LOST_BYTES = 64 * 2 ** 20
 
-const NEWS_LIMIT_MS = 30_000
+const NEWS_LIMIT_MS = 60_000
 const LAB_LIMIT_MS = 400_000
 /** The issue's figure for a miss with everybody off. */
-const MISS_LIMIT_SECONDS = 0.02
+const MISS_AIM_MS = 20
 const MISSES = 40
 
 t.setTimeout(LAB_LIMIT_MS)
@@ -162,14 +162,12 @@ async function quickMiss(t: Test, site: Site, path: string) {
   }
   let number = 0
   const unknown = await median(() => `/${String(number++).padStart(32, '0')}.narinfo`)
-  record(t, 'all others off: a miss of what nobody has', unknown * 1000)
-  t.ok(unknown < MISS_LIMIT_SECONDS, `${unknown} s`)
+  within(t, 'all others off: a miss of what nobody has', unknown * 1000, MISS_AIM_MS)
   await until(
     'the last holder is seen gone',
     NEWS_LIMIT_MS,
     async () => (await peersUp(client)).length === 0,
   )
   const known = await median(() => narinfoPath(path))
-  record(t, 'all others off: a miss of what one of them has', known * 1000)
-  t.ok(known < MISS_LIMIT_SECONDS, `${known} s`)
+  within(t, 'all others off: a miss of what one of them has', known * 1000, MISS_AIM_MS)
 }
