@@ -8,9 +8,11 @@ import type { Config } from './config.ts'
 import { createDiscovery } from './discovery/discovery.ts'
 import type { EventBus } from './events.ts'
 import { createGossip } from './gossip/gossip.ts'
+import { fetcherOf } from './holders/agree.ts'
 import type { Holder } from './holders/holder.ts'
 import { createNarSpool } from './holders/nar-spool.ts'
 import { createPeerHolders, type PeerHolders } from './holders/peers.ts'
+import { createViaPeer, upstreamName } from './holders/upstream-via-peer.ts'
 import { createUpstreams, type Upstreams } from './holders/upstreams.ts'
 import type { Counters } from './http/counters.ts'
 import { createPeerRoutes } from './http/peer-routes.ts'
@@ -106,7 +108,7 @@ export async function openSite(parts: SiteParts): Promise<Site> {
     port,
     hostName: config.hostName,
     version: parts.version,
-    upstreams: config.upstreams.length,
+    upstreams: config.upstreams.map(({ url }) => upstreamName(url)),
     stateDir,
     indexes: catalog.indexes,
     events,
@@ -145,6 +147,22 @@ export async function openSite(parts: SiteParts): Promise<Site> {
     events,
     expectedStoreDir: config.store.dir,
     allowFound: network.nixServe,
+    agreeFor: url => {
+      const name = upstreamName(url)
+      return hashPart => {
+        const fetcher = fetcherOf(hashPart, [membership.key, ...gossip.withUpstream(name)])
+        return fetcher === undefined || fetcher === membership.key ? 'self' : fetcher
+      }
+    },
+    viaPeerFor: url => key =>
+      up.has(key)
+        ? createViaPeer({
+            upstream: upstreamName(url),
+            key,
+            addresses: () => gossip.addresses(key),
+            transport: peering,
+          })
+        : undefined,
   })
   await upstreams.open()
   push('the upstreams', () => upstreams.close())
@@ -188,6 +206,11 @@ export async function openSite(parts: SiteParts): Promise<Site> {
         substitution,
         counters,
         log,
+        relay(name) {
+          if (config.share.withPeers === 'none') return undefined
+          const at = config.upstreams.findIndex(({ url }) => upstreamName(url) === name)
+          return upstreams.holders()[at]?.relay
+        },
         pair: (request, peer) => membership.admit(request, peer.handshakeHash, peer.key),
       })
       await peering.open()

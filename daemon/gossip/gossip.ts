@@ -11,7 +11,7 @@ import type { Indexes } from './indexes.ts'
 import { ownAddresses } from './lan-node.ts'
 import type { Link, LinkListener } from './link.ts'
 import { openLogStore, type LogStore } from './log-store.ts'
-import type { ToldPeer } from './messages.ts'
+import { UPSTREAMS_LIMIT, type ToldPeer } from './messages.ts'
 import { COMPACTION, createOwnLog, type CompactionLimits, type OwnLog } from './own-log.ts'
 import { openPeerMemory, type PeerMemory } from './peer-memory.ts'
 import { createReplica, type Replica } from './replica.ts'
@@ -24,8 +24,8 @@ export interface GossipOptions {
   readonly port: number
   readonly hostName: string
   readonly version: string
-  /** Upstream caches that this host may fetch from. */
-  readonly upstreams?: number
+  /** Names of the upstream caches that this host may fetch from. */
+  readonly upstreams?: readonly string[]
   /** The daemon's; the logs lie in `gossip/` below. */
   readonly stateDir: string
   readonly indexes: Indexes
@@ -52,6 +52,8 @@ export interface Gossip {
   status(): PeerStatus[]
   /** Where a member was seen, the likeliest first. */
   addresses(key: PeerKey): readonly PeerAddress[]
+  /** Connected members that can fetch from that upstream. */
+  withUpstream(name: string): readonly PeerKey[]
   /** The last measured time there and back, ms; undefined while it is not connected. */
   rttMs(key: PeerKey): number | undefined
 }
@@ -153,7 +155,7 @@ export function createGossip(options: GossipOptions): Gossip {
       name: options.hostName,
       version: options.version,
       port: options.port,
-      upstreams: options.upstreams ?? 0,
+      upstreams: (options.upstreams ?? []).slice(0, UPSTREAMS_LIMIT),
     }),
     addresses: options.addresses ?? ownAddresses,
     events,
@@ -296,6 +298,10 @@ export function createGossip(options: GossipOptions): Gossip {
         ...seenAt.filter(({ host, port }) => host !== linked.host || port !== linked.port),
       ]
     },
+    withUpstream: name =>
+      [...swarm.links.values()]
+        .filter(({ hello }) => hello.upstreams.includes(name))
+        .map(({ key }) => key),
     rttMs: key => swarm.links.get(key)?.rttMs,
   }
 }

@@ -20,6 +20,9 @@ export const PING_BYTES = 8
 
 const NAME_LIMIT_CHARACTERS = 63
 const VERSION_LIMIT_CHARACTERS = 64
+/** Upstreams of one host: more than anybody configures. */
+export const UPSTREAMS_LIMIT = 64
+const UPSTREAM = /^[0-9a-f]{16}$/
 const KEY = /^[0-9a-f]{64}$/
 /** Nothing that steers a terminal or forges a log line, in any script. */
 const PRINTABLE = /^[^\p{Cc}\u2028-\u202e\u2066-\u2069]*$/u
@@ -30,8 +33,8 @@ export interface Hello {
   readonly version: string
   /** `network.port`: gossip by UDP, peering by TCP. */
   readonly port: number
-  /** How many upstream caches its configuration names: whether it can fetch for others. */
-  readonly upstreams: number
+  /** Names of the upstream caches that it can fetch from for others. */
+  readonly upstreams: readonly string[]
 }
 
 /** Where another member was last met. */
@@ -61,6 +64,11 @@ const isText = (value: unknown, limit: number): value is string =>
 const isPort = (value: unknown): value is number =>
   Number.isInteger(value) && (value as number) > 0 && (value as number) <= 65_535
 
+const isUpstreams = (value: unknown): value is readonly string[] =>
+  Array.isArray(value) &&
+  value.length <= UPSTREAMS_LIMIT &&
+  value.every(name => typeof name === 'string' && UPSTREAM.test(name))
+
 export function encodeHello(hello: Hello): Buffer {
   return Buffer.from(JSON.stringify(hello))
 }
@@ -70,14 +78,12 @@ export function decodeHello(bytes: Uint8Array): Hello {
   limited('hello', bytes, HELLO_LIMIT_BYTES)
   const value = parseJson('hello', bytes)
   if (typeof value !== 'object' || value === null) return invalid('hello', 'not an object')
-  const { name, version, port, upstreams = 0 } = value as Readonly<Record<string, unknown>>
+  const { name, version, port, upstreams = [] } = value as Readonly<Record<string, unknown>>
   if (!isText(name, NAME_LIMIT_CHARACTERS)) return invalid('hello', 'bad name')
   if (!isText(version, VERSION_LIMIT_CHARACTERS)) return invalid('hello', 'bad version')
   if (!isPort(port)) return invalid('hello', 'bad port')
-  if (!Number.isSafeInteger(upstreams) || (upstreams as number) < 0) {
-    return invalid('hello', 'bad number of upstreams')
-  }
-  return { name, version, port, upstreams: upstreams as number }
+  if (!isUpstreams(upstreams)) return invalid('hello', 'bad upstreams')
+  return { name, version, port, upstreams }
 }
 
 /** The list as it travels, checked for size only: membership reads it. Throws PEER_MESSAGE_INVALID. */

@@ -1,5 +1,9 @@
+import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Logger } from 'pino'
+import type { HashPart } from '../../protocol/store-path.ts'
+import type { FetchReply, Transport } from '../holders/upstream-transport.ts'
+import { UPSTREAM_PREFIX } from '../holders/upstream-via-peer.ts'
 import type { PeerKey } from '../site.ts'
 import type { Audience } from '../substitution/candidates.ts'
 import type { Substitution } from '../substitution/substitution.ts'
@@ -17,6 +21,8 @@ const PAIR_MAX_BYTES = 4 * 1024
 /** URLs of peers: `/nar/<hash>-<NAR hash>.nar`, `/log/<name>.drv`. */
 const URL_MAX_CHARACTERS = 1024
 
+const HASH_PART = /^[0-9a-df-np-sv-z]{32}$/
+
 const PEER: Audience = { loopback: false, legacy: false, peer: true }
 
 /** Who asks, as the handshake proved. */
@@ -30,6 +36,8 @@ export interface PeerRoutesOptions {
   readonly substitution: Substitution
   readonly counters: Counters
   readonly log: Logger
+  /** What this host fetches for the others from the upstream of that name; undefined where it has none such or shares nothing. */
+  readonly relay?: ((upstream: string) => Transport | undefined) | undefined
   /** Answers a request to be paired, or throws; undefined: this host pairs nobody. */
   readonly pair?: ((request: Buffer, peer: PeerAsking) => Buffer | Promise<Buffer>) | undefined
 }
@@ -76,6 +84,42 @@ export function createPeerRoutes(
     }
   }
 
+  /** `/upstream/<name>/<hash part or ->/<path>`: whatever goes wrong is a 503, and the asker tries its own link. */
+  const relayUpstream = async (
+    request: IncomingMessage,
+    response: ServerResponse,
+    [name = '', hashPart = '', path = '', ...more]: readonly string[],
+  ): Promise<void> => {
+    const relay = options.relay?.(name)
+    const about = HASH_PART.test(hashPart) ? (hashPart as HashPart) : undefined
+    if (relay === undefined || path === '' || more.length > 0) return sendNotFound(response, false)
+    const abort = new AbortController()
+    response.once('close', () => abort.abort())
+    const offset = Number(/^bytes=(\d{1,15})-$/.exec(request.headers.range ?? '')?.[1] ?? 0)
+    let reply: FetchReply | undefined
+    try {
+      reply = await relay.get({ path, hashPart: about, offset, signal: abort.signal })
+      const { status, total } = reply
+      const length =
+        total === undefined ? {} : { 'Content-Length': Math.max(0, total - reply.offset) }
+      const last = total === undefined ? '' : total - 1
+      const range =
+        status === 206
+          ? { 'Content-Range': `bytes ${reply.offset}-${last || reply.offset}/${total ?? '*'}` }
+          : {}
+      response.writeHead(status, status === 200 || status === 206 ? { ...length, ...range } : {})
+      for await (const chunk of reply.body) {
+        if (!response.write(chunk)) await once(response, 'drain', { signal: abort.signal })
+      }
+      response.end()
+    } catch {
+      if (response.headersSent) response.destroy()
+      else response.writeHead(503, { 'Content-Length': 0 }).end()
+    } finally {
+      reply?.destroy()
+    }
+  }
+
   const answer = async (
     request: IncomingMessage,
     response: ServerResponse,
@@ -95,6 +139,7 @@ export function createPeerRoutes(
       const [file = ''] = rest
       return serveNar(request, response, file, '', substitution, counters, log, PEER)
     }
+    if (first === UPSTREAM_PREFIX) return relayUpstream(request, response, rest)
     const route = routes.find(({ prefix, words: count }) =>
       prefix === '' ? words.length === count : prefix === first && rest.length === count,
     )

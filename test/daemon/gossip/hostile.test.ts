@@ -46,7 +46,7 @@ async function startLiar(t: Test, site: ReturnType<typeof createSite>, victim: H
       const ignore = () => {}
       const channel = openChannel(
         connection,
-        { name: 'liar', version: '1', port, upstreams: 0 },
+        { name: 'liar', version: '1', port, upstreams: [] },
         {
           hello: () => resolve({ connection, channel: channel as Channel }),
           memberList: ignore,
@@ -131,7 +131,7 @@ t.test('a head that its host did not sign is a lie of whoever brings it', async 
 t.test('what is read from the wire is read strictly', async t => {
   const bad = { code: 'PEER_MESSAGE_INVALID' }
   const hello = (value: unknown) => () => decodeHello(Buffer.from(JSON.stringify(value)))
-  const good = { name: 'a', version: '1', port: 1, upstreams: 0 }
+  const good = { name: 'a', version: '1', port: 1, upstreams: [] }
   t.same(
     decodeHello(Buffer.from(JSON.stringify({ ...good, more: [1] }))),
     good,
@@ -146,6 +146,8 @@ t.test('what is read from the wire is read strictly', async t => {
     'port 0': { ...good, port: 0 },
     'port 65536': { ...good, port: 65536 },
     'upstreams as text': { ...good, upstreams: '1' },
+    'an upstream with a name of its own': { ...good, upstreams: ['../..'] },
+    'more upstreams than there are': { ...good, upstreams: Array(65).fill('0'.repeat(16)) },
   })) {
     t.throws(hello(value), bad, name)
   }
