@@ -22,6 +22,9 @@ export function isLegacyAgent(userAgent: string | undefined): boolean {
   return userAgent !== undefined && LEGACY_AGENT.test(userAgent)
 }
 
+/** What a narwharf says of itself when it asks for somebody else (holders/upstream-transport.ts). */
+const NARWHARF_VIA = /\bnarwharf\b/
+
 /** Who asks, from the connection and the headers. */
 export function audienceOf(request: IncomingMessage): Audience {
   const { headers, socket } = request
@@ -29,5 +32,7 @@ export function audienceOf(request: IncomingMessage): Audience {
     loopback:
       isLoopback(socket.remoteAddress) && PROXY_HEADERS.every(name => headers[name] === undefined),
     legacy: isLegacyAgent(headers['user-agent']),
+    // It asked everybody it knows itself, and asking back would go round for ever.
+    ...(NARWHARF_VIA.test(headers.via ?? '') && { nearOnly: true }),
   }
 }

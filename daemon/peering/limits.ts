@@ -1,3 +1,5 @@
+import { PAIRING_REPLY_MAX_BYTES } from '../../protocol/pairing.ts'
+
 // What a peer, a stranger or a broken link may cost this host, in one place.
 
 /** All limits of a peering, with their defaults below; tests pass smaller ones. */
@@ -56,4 +58,4 @@ export const HEADERS_MAX_BYTES = 8 * 1024
 export const PAIR_REQUEST_MAX_BYTES = 4 * 1024
 
 /** The answer to a pairing request: a member list of thousands of hosts. */
-export const PAIR_REPLY_MAX_BYTES = 1024 * 1024
+export const PAIR_REPLY_MAX_BYTES = PAIRING_REPLY_MAX_BYTES

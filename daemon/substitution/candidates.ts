@@ -26,6 +26,8 @@ export interface Audience {
   readonly legacy: boolean
   /** Another host of the site: it gets what this host itself holds, never what others hold, so that nothing goes in circles. */
   readonly peer?: boolean | undefined
+  /** Is told only of what this host holds itself. */
+  readonly nearOnly?: boolean | undefined
 }
 
 /** What may leave by an open LAN port, `share.withLan`. */

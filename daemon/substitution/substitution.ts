@@ -89,8 +89,12 @@ export interface Substitution extends Sharing {
   close(): void
 }
 
-const audienceKey = (audience: Audience) => (audience.loopback ? 1 : 0) + (audience.legacy ? 2 : 0)
-const AUDIENCES = 4
+/** Whether only this host's own holders are asked: what comes from others reaches the asker by itself. */
+const isNear = (audience: Audience) => audience.peer === true || audience.nearOnly === true
+
+const audienceKey = (audience: Audience) =>
+  (audience.loopback ? 1 : 0) + (audience.legacy ? 2 : 0) + (isNear(audience) ? 4 : 0)
+const AUDIENCES = 8
 
 /** Makes the room. It opens nothing by itself. */
 export function createSubstitution(options: SubstitutionOptions): Substitution {
@@ -227,7 +231,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   /** For a NAR the peers stand behind the local copies, one of which may break on the way. */
   const find = (hashPart: HashPart, audience: Audience) =>
     inTurn(
-      audience.peer === true
+      isNear(audience)
         ? [() => holders]
         : [() => [...holders, ...peersFor(hashPart)], () => upstreamsFor(hashPart)],
       hashPart,
@@ -255,7 +259,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       // A first holder that can be asked for a sign and gives none has nothing: most misses end here.
       const asked = witness === undefined && mayWitness(audience) ? holders.slice(1) : holders
       const found = inTurn(
-        audience.peer === true
+        isNear(audience)
           ? [() => asked]
           : [() => asked, () => peersFor(hashPart), () => upstreamsFor(hashPart)],
         hashPart,

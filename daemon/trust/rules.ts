@@ -111,9 +111,10 @@ export function applyRules(
     return settled(offer('signed', { key: ownKey, public: ca !== undefined, ca }))
   }
   if (ca !== undefined) return settled(offer('content-addressed', { public: true, ca }))
-  if (holder.kind === 'peer') {
+  if (holder.kind === 'peer' || holder.kind === 'upstream') {
     // Nothing more is looked for: a proof would have to be read over the network, and this is on the way of narinfos.
-    if (holding.builtHere && rules.trustMembers) return settled(offer('member', { public: false }))
+    const isMembersWord = holder.kind === 'peer' && holding.builtHere && rules.trustMembers
+    if (isMembersWord) return settled(offer('member', { public: false }))
     const { untrustedKeys } = signers
     return settled({ offered: false, reason: 'no-trusted-signature', untrustedKeys })
   }
