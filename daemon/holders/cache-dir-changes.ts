@@ -156,29 +156,38 @@ export function createCacheDirFollower(options: CacheDirFollowerOptions): Holder
     const slice = slices()
     const blocks = await namesByBlock()
     let differed = false
+    // Together, not block by block: each step costs the listener a transaction.
+    let added: HeldPath[] = []
+    let removed: HashPart[] = []
     for (const index of BLOCK_PREFIXES.keys()) {
       const names = blocks.get(index) ?? new Set<HashPart>()
       const known = from.parts.of(index)
-      const removed = [...known].filter(part => !names.has(part))
-      for (const part of removed) from.parts.remove(part)
-      const came = [...names].filter(part => !known.has(part))
-      const added: HeldPath[] = []
-      for (const part of came) {
+      for (const part of known) {
+        if (names.has(part)) continue
+        from.parts.remove(part)
+        removed.push(part)
+      }
+      for (const part of names) {
+        if (known.has(part)) continue
         if (!from.waiting.has(part)) differed = true
         const path = take(from, part)
         if (path !== undefined) added.push(path)
         await slice()
       }
-      if (added.length + removed.length > 0) {
+      if (added.length + removed.length >= PATHS_PER_STEP) {
         differed = true
         yield { added, removed }
+        added = []
+        removed = []
       }
       await slice()
     }
     for (const part of from.waiting) {
       if (blocks.get(blockOf(part))?.has(part) !== true) from.waiting.delete(part)
     }
-    return differed
+    if (added.length + removed.length === 0) return differed
+    yield { added, removed }
+    return true
   }
 
   /** Looks at every narinfo again: for those that lost their NAR, or were changed since they were read. */

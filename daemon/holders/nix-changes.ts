@@ -170,14 +170,26 @@ export function createNixFollower(options: NixFollowerOptions): HolderFollower {
   async function* swept(from: State, version: number): AsyncGenerator<HolderChange> {
     let until = clock() + SLICE_MS
     let spent = 0
+    // A collection takes a little from every block: one step each would cost the listener a thousand transactions.
+    let added: HeldPath[] = []
+    let removed: HashPart[] = []
     for (const [block, prefix] of BLOCK_PREFIXES.entries()) {
       const change = compare(from, block, prefix)
-      if (change !== undefined && change.added.length + change.removed.length > 0) yield change
+      if (change !== undefined) {
+        added.push(...change.added)
+        removed.push(...change.removed)
+      }
+      if (added.length + removed.length >= ROWS_PER_STEP) {
+        yield { added, removed }
+        added = []
+        removed = []
+      }
       if (clock() <= until) continue
       spent += SLICE_MS
       await turn()
       until = clock() + SLICE_MS
     }
+    if (added.length + removed.length > 0) yield { added, removed }
     from.sweptVersion = version
     restUntil = clock() + REST_FACTOR * (spent + SLICE_MS)
   }
