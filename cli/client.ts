@@ -1,7 +1,9 @@
 import { request, type IncomingMessage, type RequestOptions } from 'node:http'
+import { createInterface } from 'node:readline'
 import type {
   DoctorReply,
   ErrorReply,
+  FetchEvent,
   InviteReply,
   MembersReply,
   NixConfReply,
@@ -30,6 +32,8 @@ export interface Client {
   nixConf(): Promise<NixConfReply>
   doctor(): Promise<DoctorReply>
   peers(): Promise<PeersReply>
+  /** Brings closures into the daemon's cache; calls back for every event as it comes. */
+  fetch(paths: readonly string[], onEvent: (event: FetchEvent) => void): Promise<void>
   members(): Promise<MembersReply>
   siteInit(name: string): Promise<RecoveryReply>
   siteRecovery(): Promise<RecoveryReply>
@@ -152,6 +156,16 @@ export function createClient(settings: Settings): Client {
     }
   }
 
+  const brokeOff = (error: unknown): CommandError =>
+    error instanceof CommandError
+      ? error
+      : new CommandError(
+          `the daemon broke off: ${(error as Error).message}`,
+          'look at its log: journalctl -u narwharf',
+          1,
+          error,
+        )
+
   const ask = async <Reply>(path: string, sent?: string): Promise<Reply> => {
     let reply
     try {
@@ -160,13 +174,27 @@ export function createClient(settings: Settings): Client {
       if (reply.statusCode === 200) return body as Reply
       throw refusal(body, reply.statusCode)
     } catch (error) {
-      if (error instanceof CommandError) throw error
-      throw new CommandError(
-        `the daemon broke off: ${(error as Error).message}`,
-        'look at its log: journalctl -u narwharf',
-        1,
-        error,
-      )
+      throw brokeOff(error)
+    } finally {
+      reply?.destroy()
+    }
+  }
+
+  /** The answer's lines, as they come. */
+  const askForLines = async (
+    path: string,
+    sent: string,
+    onLine: (line: unknown) => void,
+  ): Promise<void> => {
+    let reply
+    try {
+      reply = await attempt(path, sent)
+      if (reply.statusCode !== 200) throw refusal(await readBody(reply), reply.statusCode)
+      for await (const line of createInterface({ input: reply })) {
+        if (line !== '') onLine(JSON.parse(line))
+      }
+    } catch (error) {
+      throw brokeOff(error)
     } finally {
       reply?.destroy()
     }
@@ -191,6 +219,8 @@ export function createClient(settings: Settings): Client {
     nixConf: () => get('nix-conf', none),
     doctor: () => get('doctor', none),
     peers: () => get('peers', none),
+    fetch: (paths, onEvent) =>
+      askForLines('/api/v1/fetch', JSON.stringify({ paths }), line => onEvent(line as FetchEvent)),
     members: () => get('members', none),
     siteInit: name => post('init', { name }),
     siteRecovery: () => post('recovery', {}),

@@ -115,6 +115,20 @@ export const COMMANDS: readonly CommandUsage[] = [
   },
   ...SITE_COMMANDS,
   {
+    name: 'fetch',
+    arguments: '<path...>',
+    summary: 'bring closures into this host’s cache',
+    about:
+      'Copies store paths and all they refer to into the cache directory of this host, from whoever has them: its own ' +
+      'store, peers, upstream caches. What is there already is not fetched again, so a broken fetch is just run again. Exit ' +
+      'status 0 if all is there, 3 if some is and the rest is listed, 1 if nothing is.',
+    examples: [
+      ['narwharf fetch /nix/store/0yzady5j02x1anl1ldinl49xvwfi56zz-hello-2.12', 'one closure'],
+      ['narwharf fetch $(nix-store -q --references ./result)', 'several'],
+    ],
+    load: async () => (await import('./commands/fetch.ts')).fetch,
+  },
+  {
     name: 'nix-conf',
     summary: 'print the nix.conf lines that use this host',
     about:

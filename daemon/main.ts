@@ -11,6 +11,7 @@ import { createCatalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
 import { diagnose } from './doctor.ts'
 import { createEventBus } from './events.ts'
+import { createCacheDirWriter } from './holders/cache-dir-writer.ts'
 import { createCacheDirHolder } from './holders/cache-dir.ts'
 import type { Holder } from './holders/holder.ts'
 import { createNixStoreHolder } from './holders/nix-store.ts'
@@ -21,6 +22,7 @@ import { createInventory } from './inventory/inventory.ts'
 import { createLog } from './log.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
 import { openSite } from './site-rooms.ts'
+import { createFetch } from './substitution/fetch.ts'
 import { createSubstitution } from './substitution/substitution.ts'
 import { explainWhyNot } from './substitution/why-not.ts'
 import { createTrust } from './trust/trust-room.ts'
@@ -185,6 +187,10 @@ async function openRooms(
   })
   rooms.push('substitution', () => substitution.close())
 
+  const cacheWriter = createCacheDirWriter({ dir: config.cache.dir })
+  await cacheWriter.open()
+  const fetch = createFetch({ substitution, target: cacheWriter, storeDir })
+
   const counters = createCounters()
   const openToLan = !isLoopback(config.http.host) && config.http.host !== 'localhost'
   let url = localUrl(config.http.host, config.http.port)
@@ -234,6 +240,11 @@ async function openRooms(
       }),
       whyNot: async path => explainWhyNot(substitution, parseStorePath(path, storeDir)),
       nixConf: () => ({ lines: nixConfLines(nixFacts()) }),
+      fetch: (paths, signal) =>
+        fetch(
+          paths.map(path => parseStorePath(path, storeDir)),
+          signal,
+        ),
       site: site.sources,
       peers: site.peers,
       doctor: () => diagnose({ config, holders: holderStatus(), openToLan, now: new Date() }),

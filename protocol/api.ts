@@ -205,6 +205,31 @@ export interface PeerStatus {
   readonly problem?: string
 }
 
+/** `POST /api/v1/fetch` with `{ paths }` answers with one of these a line (JSON lines), the last one `end` or `failed`. */
+export type FetchEvent =
+  | { readonly event: 'start'; readonly paths: number }
+  | ({ readonly event: 'fetched'; readonly narSize: number } & FetchProgress)
+  /** In the cache already. */
+  | ({ readonly event: 'here' } & FetchProgress)
+  | ({ readonly event: 'missing'; readonly problem: string } & FetchProgress)
+  | {
+      readonly event: 'end'
+      readonly fetched: number
+      readonly here: number
+      /** NAR sizes of what was fetched. */
+      readonly bytes: number
+      readonly missing: readonly { readonly storePath: string; readonly problem: string }[]
+    }
+  /** The whole of it came to an end: the cache cannot be written. */
+  | ({ readonly event: 'failed' } & ErrorReply)
+
+export interface FetchProgress {
+  readonly storePath: string
+  /** Of `paths`, this one included. */
+  readonly done: number
+  readonly paths: number
+}
+
 /** Every error of the API: `{ error: { code, message, hint } }` with a 4xx status. */
 export interface ErrorReply {
   readonly error: { readonly code: string; readonly message: string; readonly hint: string }

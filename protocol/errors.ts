@@ -206,6 +206,14 @@ export const ERRORS = {
     message: 'what {peer} sent of {path} is not what it promised: {problem}',
     hint: 'its bytes are dropped and another holder is tried; narwharf verify on that host finds damaged copies',
   },
+  CACHE_UNWRITABLE: {
+    message: 'the cache {dir} cannot be written: {problem}',
+    hint: 'check that it exists, that the daemon may write there, and that space is left; what is in it stays valid',
+  },
+  CACHE_INCOMPLETE: {
+    message: '{path} cannot be put into the cache before {reference}, which it refers to',
+    hint: 'put its references there first: a cache has only whole closures',
+  },
 } as const satisfies Record<string, ErrorEntry>
 
 /** A code of {@link ERRORS}. */

@@ -9,6 +9,7 @@ import type {
 } from '../../protocol/api.ts'
 import { isNarwharfError } from '../../protocol/errors.ts'
 import { sendError } from './api-error.ts'
+import { addFetchApi, type FetchSource } from './api-fetch.ts'
 import { addSiteApi, type SiteSources } from './api-site.ts'
 import { audienceOf } from './audience.ts'
 
@@ -21,6 +22,8 @@ export interface ApiSources {
   doctor(): Promise<DoctorReply>
   /** The other hosts of the site. */
   readonly peers?: (() => PeersReply) | undefined
+  /** Brings closures into this host's cache. */
+  readonly fetch?: FetchSource | undefined
   /** Membership of the site. */
   readonly site?: SiteSources | undefined
 }
@@ -68,7 +71,8 @@ export function addApi(
   route('nix-conf', () => sources.nixConf())
   route('doctor', () => sources.doctor())
   route('peers', (): PeersReply => sources.peers?.() ?? { peers: [] })
-  const { site } = sources
+  const { site, fetch } = sources
+  if (fetch !== undefined && door === 'control') addFetchApi(server, fetch)
   if (site !== undefined) {
     route('members', () => site.members())
     if (door === 'control') addSiteApi(server, site)

@@ -8,8 +8,8 @@ import { FRAME_MAX_BYTES, HANDSHAKE_FRAME_MAX_BYTES } from './limits.ts'
 // Node's callbacks nor timeouts; this is the thin layer between.
 
 /**
- * Bytes of one frame. A write becomes one frame, and each frame costs 20 bytes and some microseconds; above 128 KiB the
- * copies leave the processor's cache (bench/peer-stream.ts).
+ * Bytes of one frame. A write becomes one frame, and each frame costs 20 bytes and some microseconds; 64, 128 and 256 KiB
+ * cost the same within the noise (bench/peer-stream.ts).
  */
 const FRAME_BYTES = 128 * 1024
 

@@ -5,7 +5,13 @@ import type { AddressInfo } from 'node:net'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import type { StatusReply, WhoHasReply, WhyNotReply } from '../../protocol/api.ts'
-import { json, runCli, startControlServer, writeConfig } from '../helpers/control-server.ts'
+import {
+  json,
+  runCli,
+  startControlServer,
+  writeConfig,
+  type Answer,
+} from '../helpers/control-server.ts'
 import { tempDir } from '../helpers/scope.ts'
 
 const HELLO = '/nix/store/0yzady5j02x1anl1ldinl49xvwfi56zz-hello-2.12'
@@ -329,4 +335,46 @@ t.test('help', async t => {
       `${name}: 80 columns`,
     )
   }
+})
+
+t.test('fetch', async t => {
+  const progress = (event: string, storePath: string, done: number, more = {}) => ({
+    ...{ event, storePath, done, paths: 3 },
+    ...more,
+  })
+  const missing = [{ storePath: LONG, problem: 'nobody within reach has it' }]
+  const lines = (...events: readonly object[]): Answer => {
+    return (_, reply) => {
+      reply.writeHead(200, { 'content-type': 'application/x-ndjson' })
+      // With an empty line, as the daemon says that it is still at work.
+      reply.end(events.map(event => `\n${JSON.stringify(event)}\n`).join(''))
+    }
+  }
+  const ask = async (answer: Answer, ...words: string[]) => {
+    const server = await startControlServer(t, { fetch: answer })
+    return runCli(t, ['fetch', HELLO, ...words, '--state-dir', server.stateDir])
+  }
+  const end = { event: 'end', fetched: 1, here: 1, bytes: 1_500_000 }
+  const partly = lines(
+    { event: 'start', paths: 3 },
+    progress('here', HELLO, 1),
+    progress('fetched', HELLO, 2, { narSize: 1_500_000 }),
+    progress('missing', LONG, 3, { problem: 'nobody within reach has it' }),
+    { ...end, missing },
+  )
+  const told = await ask(partly)
+  t.equal(told.status, 3)
+  t.equal(told.stdout, 'fetched 1 path, 1.4 MiB; 1 were here already\n')
+  t.match(told.stderr, `${HELLO}  1.4 MiB  (2 of 3)\n`)
+  t.match(told.stderr, `narwharf: ${LONG}: nobody within reach has it\n`)
+  const asJson = await ask(partly, '--json')
+  t.same(JSON.parse(asJson.stdout), { fetched: 1, here: 1, bytes: 1_500_000, missing })
+  t.equal((await ask(lines({ ...end, missing: [] }))).status, 0)
+  t.equal((await ask(lines({ ...end, fetched: 0, here: 0, missing }))).status, 1)
+  const failed = { code: 'CACHE_UNWRITABLE', message: 'the cache is full', hint: 'make room' }
+  t.match(await ask(lines({ event: 'failed', error: failed })), {
+    status: 1,
+    stderr: 'narwharf: the cache is full (make room)\n',
+  })
+  t.match(await ask(lines({ event: 'start', paths: 3 })), { status: 1, stderr: /broke off/ })
 })

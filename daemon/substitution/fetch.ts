@@ -1,0 +1,160 @@
+import type { FetchEvent } from '../../protocol/api.ts'
+import { isNarwharfError, problemOf } from '../../protocol/errors.ts'
+import { encodeNix32 } from '../../protocol/nix32.ts'
+import type { PathInfo } from '../../protocol/path-info.ts'
+import { hashPartOf, type HashPart, type StorePath } from '../../protocol/store-path.ts'
+import type { ByteStream } from '../workers/byte-stream.ts'
+import type { Audience, Candidate } from './candidates.ts'
+import type { Substitution } from './substitution.ts'
+
+// Brings closures into this host's cache: whatever may be offered on this machine, from whoever has it, references first.
+
+/** What writes a cache (daemon/holders/cache-dir-writer). */
+export interface FetchTarget {
+  has(hashPart: HashPart): boolean
+  add(info: PathInfo, nar: ByteStream): Promise<unknown>
+}
+
+export interface FetchOptions {
+  readonly substitution: Pick<Substitution, 'candidates' | 'nar'>
+  readonly target: FetchTarget
+  readonly storeDir: string
+}
+
+/** Paths of one request, references included: four times the largest system. */
+export const FETCH_PATHS_MAX = 100_000
+
+/** Narinfos looked up at once. */
+const LOOKUPS_AT_ONCE = 16
+
+const HERE: Audience = { loopback: true, legacy: false }
+
+/** A path of the closure, and what is known of it. */
+interface Wanted {
+  readonly storePath: StorePath
+  readonly candidate: Candidate | undefined
+  /** Hash parts, without its own. */
+  readonly references: readonly HashPart[]
+}
+
+/** Makes the function: it tells what it does path by path, and at the end what is missing. One call at a time may run. */
+export function createFetch(
+  options: FetchOptions,
+): (paths: readonly StorePath[], signal?: AbortSignal) => AsyncGenerator<FetchEvent> {
+  const { substitution, target, storeDir } = options
+
+  const lookUp = async (storePath: StorePath): Promise<Wanted> => {
+    const part = hashPartOf(storePath)
+    const [candidate] = await substitution.candidates(part, HERE)
+    const references = (candidate?.holding.info.references ?? [])
+      .map(reference => hashPartOf(reference))
+      .filter(reference => reference !== part)
+    return { storePath, candidate, references }
+  }
+
+  /** The closure as far as it is known, by hash part. */
+  const walk = async (roots: readonly StorePath[], signal: AbortSignal | undefined) => {
+    const closure = new Map<HashPart, Wanted>()
+    const seen = new Set<HashPart>(roots.map(hashPartOf))
+    let next = [...new Set(roots)]
+    while (next.length > 0) {
+      signal?.throwIfAborted()
+      const now = next.splice(0, LOOKUPS_AT_ONCE)
+      for (const wanted of await Promise.all(now.map(lookUp))) {
+        closure.set(hashPartOf(wanted.storePath), wanted)
+        for (const reference of wanted.candidate?.holding.info.references ?? []) {
+          const part = hashPartOf(reference)
+          if (seen.has(part) || seen.size >= FETCH_PATHS_MAX) continue
+          seen.add(part)
+          next.push(`${storeDir}/${reference}` as StorePath)
+        }
+      }
+    }
+    return closure
+  }
+
+  /** References before what refers to them. */
+  const inOrder = (closure: ReadonlyMap<HashPart, Wanted>): Wanted[] => {
+    const ordered: Wanted[] = []
+    const entered = new Set<HashPart>()
+    for (const root of closure.keys()) {
+      const stack: { readonly part: HashPart; next: number }[] = [{ part: root, next: 0 }]
+      if (entered.has(root)) continue
+      entered.add(root)
+      for (let top = stack.at(-1); top !== undefined; top = stack.at(-1)) {
+        const wanted = closure.get(top.part)
+        const reference = wanted?.references[top.next++]
+        if (reference === undefined) {
+          stack.pop()
+          if (wanted !== undefined) ordered.push(wanted)
+        } else if (!entered.has(reference)) {
+          entered.add(reference)
+          stack.push({ part: reference, next: 0 })
+        }
+      }
+    }
+    return ordered
+  }
+
+  const bring = async ({ storePath, candidate }: Wanted): Promise<void> => {
+    if (candidate === undefined) throw new Error('nobody within reach has it')
+    const { holding, decision } = candidate
+    const { narHash, narSize } = holding.info
+    const url = {
+      hashPart: hashPartOf(storePath),
+      narHash: encodeNix32(narHash.bytes),
+      compression: 'none',
+    } as const
+    const reply = await substitution.nar(url, HERE, { resuming: false })
+    if (reply === undefined) throw new Error('every copy is damaged or went away')
+    const { signatures, ca } = decision
+    await target.add({ ...holding.info, signatures, ca }, reply.open({ start: 0, end: narSize }))
+  }
+
+  return async function* fetch(paths, signal) {
+    const closure = await walk(paths, signal)
+    const ordered = inOrder(closure)
+    const missing = new Map<HashPart, string>()
+    const totals = { fetched: 0, here: 0, bytes: 0 }
+    const total = ordered.length
+    yield { event: 'start', paths: total }
+    for (const [index, wanted] of ordered.entries()) {
+      signal?.throwIfAborted()
+      const part = hashPartOf(wanted.storePath)
+      const { storePath } = wanted
+      const progress = { storePath, done: index + 1, paths: total }
+      const lacking = wanted.references.find(reference => missing.has(reference))
+      try {
+        if (lacking !== undefined) {
+          const name = closure.get(lacking)?.storePath ?? lacking
+          throw new Error(`${name}, which it refers to, is missing`)
+        }
+        if (target.has(part)) {
+          totals.here++
+          yield { event: 'here', ...progress }
+          continue
+        }
+        await bring(wanted)
+        const narSize = wanted.candidate?.holding.info.narSize ?? 0
+        totals.fetched++
+        totals.bytes += narSize
+        yield { event: 'fetched', ...progress, narSize }
+      } catch (error) {
+        signal?.throwIfAborted()
+        // The next path would fare no better.
+        if (isNarwharfError(error, 'CACHE_UNWRITABLE')) throw error
+        const problem = problemOf(error)
+        missing.set(part, problem)
+        yield { event: 'missing', ...progress, problem }
+      }
+    }
+    yield {
+      event: 'end',
+      ...totals,
+      missing: [...missing].map(([part, problem]) => ({
+        storePath: closure.get(part)?.storePath ?? part,
+        problem,
+      })),
+    }
+  }
+}
