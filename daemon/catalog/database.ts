@@ -22,7 +22,7 @@ const DAMAGED_KEPT = 3
  */
 const CHECKED_WHOLE_BYTES = 256 * 1024 * 1024
 
-/** Page cache per connection, KiB: a warm lookup stays in memory, and 150 MB stay enough for the daemon. */
+/** Page cache of a reading connection, KiB: a warm lookup stays in memory, and 150 MB stay enough for the daemon. */
 const CACHE_KIB = 16 * 1024
 
 /** How long a connection waits for the other's write, ms: only the first moments of a start can meet. */

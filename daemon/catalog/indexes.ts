@@ -1,8 +1,8 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { joinStorePath, nameOf, hashPartOf } from '../../protocol/store-path.ts'
-import type { BaseName, HashPart, StorePath } from '../../protocol/store-path.ts'
+import type { BaseName, StorePath } from '../../protocol/store-path.ts'
 import { encodeNix32 } from '../../protocol/nix32.ts'
-import type { IndexEntry, IndexedHolding, PeerIndexes, PeerKey } from '../site.ts'
+import type { IndexEntry, PeerIndexes, PeerKey } from '../site.ts'
 import { decodeRest } from './index-info.ts'
 import { PAGE_ENTRIES, readPage } from './index-pages.ts'
 import {
@@ -141,20 +141,28 @@ export function createIndexes(
   let applying = 0
   let tidying: Promise<void> | undefined
 
-  const tidy = async (): Promise<void> => {
+  /** True when all is done, false when it made way. */
+  const tidy = async (): Promise<boolean> => {
     while (parts.isOpen()) {
       // What is on its way in comes first: tidying beside it would make both slower.
-      if (applying > 0) return
-      if (!(await writer().ask({ op: 'tidy' }))) return
+      if (applying > 0) return false
+      if (!(await writer().ask({ op: 'tidy' }))) break
     }
+    return true
   }
   const wake = (): void => {
     if (tidying !== undefined || applying > 0) return
-    tidying = tidy()
-      .then(() => parts.onWritten(undefined), parts.onWritten)
-      .finally(() => {
+    tidying = tidy().then(
+      done => {
         tidying = undefined
-      })
+        parts.onWritten(undefined)
+        if (!done) wake()
+      },
+      (error: unknown) => {
+        tidying = undefined
+        parts.onWritten(error)
+      },
+    )
   }
   const changing = async <T>(work: () => Promise<T>): Promise<T> => {
     applying++

@@ -5,8 +5,8 @@ import type { Statements } from './statements.ts'
 // Paths and names in the writer: each stands once, whoever speaks of it. Ids are kept in memory where that saves look-ups;
 // a transaction that is taken back must be followed by `forget`.
 
-/** Names whose ids are kept: a closure names the same package in many outputs and derivations. */
-const KNOWN_NAMES_MAX = 20_000
+/** Names whose ids are kept, in each of two generations (4 MB): rebuilds of one package share a name, some ten thousand paths apart. */
+const KNOWN_NAMES_MAX = 25_000
 
 /** Bytes of a hash that are its key: the most that a small integer of SQLite and a JavaScript number both hold. */
 const KEY_BYTES = 6
@@ -64,14 +64,23 @@ interface InfoRow {
 
 /** The paths of a catalog that this connection writes. */
 export function createPathBook(sql: Statements, sweepAt: number = SWEEP_AT): PathBook {
-  const names = new Map<string, number>()
+  let names = new Map<string, number>()
+  let olderNames = new Map<string, number>()
+  const findPath = sql('paths.find').pluck()
+  const findName = sql('paths.nameId').pluck()
+  const addPath = sql('paths.add')
+  const addName = sql('paths.addName')
   let nextPath = 0
   let namesUpto = 0
   let loose = 0
   let sweep: Sweep | undefined
 
-  const forget = (): void => {
+  const forgetNames = (): void => {
     names.clear()
+    olderNames.clear()
+  }
+  const forget = (): void => {
+    forgetNames()
     nextPath = (sql('paths.lastId').pluck().get() as number) + 1
     namesUpto = sql('paths.namesUpto').pluck().get() as number
     sweep = undefined
@@ -86,20 +95,23 @@ export function createPathBook(sql: Statements, sweepAt: number = SWEEP_AT): Pat
   const nameId = (name: string): number => {
     let id = names.get(name)
     if (id !== undefined) return id
-    id = sql('paths.nameId').pluck().get(name) as number | undefined
+    id = olderNames.get(name) ?? (findName.get(name) as number | undefined)
     if (id === undefined) {
-      id = Number(sql('paths.addName').run(name).lastInsertRowid)
+      id = Number(addName.run(name).lastInsertRowid)
       // SQLite gives the largest id anew once its row is gone; then no name stands above it.
       if (id <= namesUpto) setNamesUpto(id - 1)
     }
-    if (names.size >= KNOWN_NAMES_MAX) names.clear()
+    if (names.size >= KNOWN_NAMES_MAX) {
+      olderNames = names
+      names = new Map()
+    }
     names.set(name, id)
     return id
   }
   const find = (hash: Buffer, name: string): number | undefined =>
-    sql('paths.find').pluck().get(keyOf(hash), hash, name) as number | undefined
+    findPath.get(keyOf(hash), hash, name) as number | undefined
   const add = (hash: Buffer, name: string, narSize?: number): number => {
-    sql('paths.add').run(nextPath, keyOf(hash), hash, nameId(name), narSize ?? null)
+    addPath.run(nextPath, keyOf(hash), hash, nameId(name), narSize ?? null)
     return nextPath++
   }
   const isHeld = (path: number): boolean => sql('paths.isHeld').get({ path }) !== undefined
@@ -112,7 +124,7 @@ export function createPathBook(sql: Statements, sweepAt: number = SWEEP_AT): Pat
     if (name === undefined) return
     const { changes } = sql('paths.dropName').run({ name })
     // Which of the names it was is not known here.
-    if (changes > 0) names.clear()
+    if (changes > 0) forgetNames()
     if (path === nextPath - 1) nextPath = path
   }
 
