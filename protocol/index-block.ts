@@ -31,7 +31,7 @@ import { REFERENCES_MAX, SIGNATURES_MAX } from './narinfo.ts'
 import { encodeNix32 } from './nix32.ts'
 import type { PathInfo } from './path-info.ts'
 import { isSignature, KEY_NAME_MAX_LENGTH } from './signature.ts'
-import { joinStorePath, parseBaseName, parseStoreDir } from './store-path.ts'
+import { joinStorePath, parseStoreDir } from './store-path.ts'
 import { isStoreName, NAME_MAX_LENGTH, STORE_DIR_MAX_LENGTH } from './store-path.ts'
 import type { BaseName } from './store-path.ts'
 

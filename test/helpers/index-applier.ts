@@ -8,7 +8,7 @@ const catalog = createCatalog({ file: process.argv[2] ?? '', writerThread: false
 await catalog.open()
 const key = 'aa'.repeat(32) as PeerKey
 const place = { firstPosition: 0, positionOf: () => undefined }
-const blocks = encodeIndexAdds([...syntheticPaths(20_000)], place, deflate)
+const blocks = encodeIndexAdds([...syntheticPaths(6000)], place, deflate)
 await catalog.indexes.begin(key, { epoch: 1, core: '1'.padStart(64, '0'), host: 'far' })
 for (;;) {
   const next = catalog.indexes.position(key)?.blocks ?? 0
