@@ -17,7 +17,7 @@ import { knows, meshed, narinfoPath, peerKey, peersUp, record, whoHas } from './
 
 const NEWS_LIMIT_MS = 60_000
 /** A client may wait for a liar that drips or is silent, but not for ever. */
-const LIE_LIMIT_MS = 60_000
+const LIE_LIMIT_MS = 100_000
 /** Of the daemon, at its highest: endless streams and false lengths are not collected in memory. */
 const MEMORY_LIMIT_MIB = 400
 /** A multiple of 8, as the liar's own files have it. */
@@ -119,13 +119,8 @@ async function liar(t: Test, site: Site): Promise<void> {
   const claims: Claim[] = []
   for (const lie of LIES) {
     const storePath = await a.build(`lie-${lie}`, LIE_BYTES)
-    const [narHash = '', narSize] = await a.nix.words(
-      'nix-store',
-      '-q',
-      '--hash',
-      '--size',
-      storePath,
-    )
+    const [narHash = ''] = await a.nix.words('nix-store', '-q', '--hash', storePath)
+    const [narSize] = await a.nix.words('nix-store', '-q', '--size', storePath)
     claims.push({ storePath, narHash, narSize: Number(narSize) })
   }
   for (const { storePath } of claims) {
@@ -133,22 +128,33 @@ async function liar(t: Test, site: Site): Promise<void> {
   }
   await m.stop()
   const end = await startLiar(t, site, m, claims)
+  try {
+    await besideLiar(t, site, claims)
+  } finally {
+    await end()
+    await site.start('a', 'm')
+  }
+}
+
+/** What b gets of paths that a liar says it has. */
+async function besideLiar(t: Test, site: Site, claims: readonly Claim[]): Promise<void> {
+  const [a, b, m] = [site.host('a'), site.host('b'), site.host('m')]
   for (const { storePath } of claims) {
     await until('b knows what m says', NEWS_LIMIT_MS, () => knows(b, storePath, m))
   }
 
   await a.stop()
   await until('b has the liar alone', NEWS_LIMIT_MS, async () => (await peersUp(b)).join() === 'm')
-  const start = performance.now()
-  const outcomes = await Promise.all(
-    claims.map(({ storePath }) =>
-      b.realise([storePath], { accept: 'any', timeoutMs: LIE_LIMIT_MS }),
-    ),
+  await Promise.all(
+    claims.map(async ({ storePath }, index) => {
+      const start = performance.now()
+      const lie = LIES[index] ?? ''
+      const options = { accept: 'any', timeoutMs: LIE_LIMIT_MS } as const
+      const { status } = await b.realise([storePath], options)
+      record(t, `a liar alone (${lie}): given up`, performance.now() - start)
+      t.not(status, 0, `${lie}: no wrong bytes`)
+    }),
   )
-  record(t, 'a liar alone: all six given up', performance.now() - start)
-  for (const [index, { status }] of outcomes.entries()) {
-    t.not(status, 0, `${LIES[index]}: a clean miss`)
-  }
 
   await a.start()
   await until('a is back', NEWS_LIMIT_MS, async () => (await peersUp(b)).includes('a'))
@@ -163,8 +169,6 @@ async function liar(t: Test, site: Site): Promise<void> {
   const peak = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${b.pid}/status`, 'utf8'))?.[1]
   record(t, 'memory of the client’s daemon at its highest', Number(peak) / 1024, 'MiB')
   t.ok(Number(peak) / 1024 < MEMORY_LIMIT_MIB, 'memory stays bounded')
-  await end()
-  await m.start()
 }
 
 /** Starts the liar in the place of a host's daemon. */

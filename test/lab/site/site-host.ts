@@ -159,7 +159,7 @@ export function makeSiteHost(scope: Scope, options: SiteHostOptions): SiteHost {
     async build(pathName, content) {
       const make =
         typeof content === 'number'
-          ? `/bin/head -c ${content} /dev/urandom > $out`
+          ? `/bin/head -c ${content} /dev/urandom > $out; true`
           : 'printf %s "$content" > $out'
       const text = typeof content === 'number' ? '' : content
       const expression = `{ name, content, make }: derivation {
