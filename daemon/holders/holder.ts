@@ -65,7 +65,7 @@ export interface HolderFollower {
   /**
    * What came and went since it was asked last; undefined where nothing did, which costs microseconds: it is asked ten
    * times a second. What came is told at once, also while `all` still walks; what went after a rest that keeps the cost of
-   * looking for it below a fifth of the time. The steps must be read to their end before it is asked again.
+   * looking for it below a third of the time. The steps must be read to their end before it is asked again.
    * 'lost': nothing is known to go on from (another database, a rollback, no walk yet), so `all` must walk again.
    */
   changes(): AsyncIterable<HolderChange> | 'lost' | undefined

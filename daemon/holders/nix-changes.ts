@@ -20,8 +20,8 @@ const ROWS_PER_STEP = 500
 /** How long counting may hold the event loop before others have their turn, ms. */
 const SLICE_MS = 2
 
-/** After looking for what went, that many times as long is rested: a store that changes all the time costs a fifth at most. */
-const REST_FACTOR = 4
+/** After looking for what went, that many times as long is rested: a store that changes all the time costs a third at most. */
+const REST_FACTOR = 2
 
 export interface NixFollowerOptions {
   readonly db: NixDb
