@@ -49,8 +49,14 @@ function room(
     trust: options.trust ?? fakeTrust(),
     verdictStore,
     narinfoStore: {
-      get: key => narinfos.get(JSON.stringify(key)),
-      put: (key, text) => void narinfos.set(JSON.stringify(key), text),
+      // As the catalog keeps them: one for a holder and a path, found under the identity it was put with.
+      get({ holderId, hashPart: part, identity, epoch }) {
+        const row = narinfos.get(`${holderId} ${part}`)
+        const label = `${identity} ${epoch}\n`
+        return row?.startsWith(label) === true ? row.slice(label.length) : undefined
+      },
+      put: ({ holderId, hashPart: part, identity, epoch }, text) =>
+        void narinfos.set(`${holderId} ${part}`, `${identity} ${epoch}\n${text}`),
     },
     narinfoEpoch: options.epoch ?? 'test',
     events,
@@ -331,10 +337,10 @@ t.test('a narinfo of before a restart is used again while nothing has changed', 
     a.isCurrent = () => true
     a.witness = part =>
       a.content.has(part) ? { mark, stillStands: () => mark === 'as it was' } : undefined
-    const { substitution } = room([a], { narinfos, verdictStore, epoch })
+    const { substitution, events } = room([a], { narinfos, verdictStore, epoch })
     const ask = async (audience = here) =>
       (await substitution.narinfo(hashPart, audience))?.toString()
-    return { a, ask, finds: () => finds, change: (to: string) => void (mark = to) }
+    return { a, ask, events, finds: () => finds, change: (to: string) => void (mark = to) }
   }
   const before = start()
   const text = await before.ask()
@@ -358,9 +364,13 @@ t.test('a narinfo of before a restart is used again while nothing has changed', 
   t.equal(rules.finds(), 1, 'other keys or rules: decided anew')
 
   const condemned = start()
+  t.ok(await condemned.ask())
   const { identity } = (await condemned.a.find(hashPart)) ?? { identity: '' }
   verdictStore.put('a', identity, 'damaged meanwhile')
+  const storePath = condemned.a.content.get(hashPart)?.info.storePath ?? ''
+  condemned.events.emit('holding:bad', { holderId: 'a', storePath, problem: 'damaged meanwhile' })
   t.equal(await condemned.ask(), undefined, 'a verdict stands over it')
+  t.equal(await start().ask(), undefined, 'and over a restart')
 })
 
 t.test('why not, in words', async t => {
