@@ -8,6 +8,8 @@ import { parseArgs } from 'node:util'
 import type { Command } from '../helpers/nix-host.ts'
 import { createScope } from '../helpers/scope.ts'
 import { ORDERS } from './site/orders.ts'
+import { until } from './site/until.ts'
+import { meshed } from './site/views.ts'
 import { makeSite, siteSkip, siteSkipWithoutNix, type Site } from './site/site.ts'
 
 // npm run lab: a site to play with, of several hosts on this machine. docs/lab.md is the tour.
@@ -25,6 +27,8 @@ const USAGE = `usage: npm run lab -- [OPTION...]          a site of five hosts, 
 const DOORS = 'lab.json'
 const LETTERS = 'abcdefghijklmnopqrst'
 const DEFAULT_HOSTS = 5
+/** Twenty daemons on two processors. */
+const MESH_LIMIT_MS = 120_000
 
 type Doors = Readonly<Record<string, Command>>
 
@@ -181,6 +185,7 @@ async function main(): Promise<number> {
     if (values.strangers !== true) {
       console.log('lab: making them one site')
       await site.unite()
+      await until('all hosts are connected', MESH_LIMIT_MS, () => meshed(site.hosts))
     }
     console.log(guide(site))
     await play(site, values.run, ended)

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises'
 import type { Site } from './site.ts'
 
 /** What a person may do to a running site: words behind a prompt. */
@@ -117,6 +118,13 @@ export const ORDERS: Readonly<Record<string, Order>> = {
     run: async (site, [word = '']) => {
       if (word !== 'on' && word !== 'off') throw new Error('on or off?')
       await site.network.setMulticast(word === 'on')
+    },
+  },
+  wait: {
+    usage: 'wait SECONDS',
+    about: 'do nothing for a while: for files of orders',
+    run: async (_site, words) => {
+      await setTimeout(parseNumber(words[0], 'a number of seconds') * 1000)
     },
   },
   log: {
