@@ -116,7 +116,7 @@ export const ERRORS = {
   },
   SITE_TAKEN: {
     message: 'this host belongs to the site {site} already',
-    hint: 'to leave it for another one, say --leave: what it knows of {site} is then forgotten here',
+    hint: 'to leave it for another one, say --leave: what it knows of this site is then forgotten here',
   },
   SITE_NOT_ADMIN: {
     message: 'this host is no admin of the site {site}',
@@ -128,7 +128,7 @@ export const ERRORS = {
   },
   SITE_KEY_FOREIGN: {
     message: 'that key is of another site than {site}, to which this host belongs',
-    hint: 'take the key that was written down for {site}; to leave the site instead, say --leave',
+    hint: 'take the key that was written down for this site; to leave the site instead, say --leave',
   },
   SITE_FULL: {
     message: 'the site has {count} members, and no more fit',
