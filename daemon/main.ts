@@ -163,7 +163,10 @@ async function openRooms(
     push: rooms.push,
   })
 
-  const inventory = createInventory({ holders, catalog, events, hostName: config.hostName })
+  const inventory = createInventory({
+    ...{ holders, catalog, events, hostName: config.hostName },
+    presence: site.presence,
+  })
   await inventory.open()
   rooms.push('the inventory', () => inventory.close())
 

@@ -15,11 +15,13 @@ import { createPeerHolders, type PeerHolders } from './holders/peers.ts'
 import { createViaPeer, upstreamName } from './holders/upstream-via-peer.ts'
 import { createUpstreams, type Upstreams } from './holders/upstreams.ts'
 import type { Counters } from './http/counters.ts'
+import { listPeers } from './http/peer-list.ts'
 import { createPeerRoutes } from './http/peer-routes.ts'
 import type { SiteSources } from './http/api-site.ts'
 import { siteSources } from './http/site-sources.ts'
 import { createCatalogLog } from './inventory/catalog-log.ts'
 import type { Inventory } from './inventory/inventory.ts'
+import type { PeerPresence } from './inventory/who-has.ts'
 import { createOwnIndex } from './inventory/own-index.ts'
 import { localAddresses } from './membership/local-addresses.ts'
 import { createMembership, type Membership } from './membership/membership.ts'
@@ -63,6 +65,8 @@ export interface Site {
   /** What may be asked and changed over the control API. */
   readonly sources: SiteSources
   peers(): PeersReply
+  /** How it stands with a peer, from memory. */
+  presence(key: PeerKey): PeerPresence
   problems(): ReturnType<Membership['problems']>
   /** Listens, finds the others, tells them what is held here. */
   start(service: SiteService): Promise<void>
@@ -199,7 +203,12 @@ export async function openSite(parts: SiteParts): Promise<Site> {
     peerHolders,
     upstreams,
     sources,
-    peers: () => ({ peers: gossip.status() }),
+    peers: () => ({ peers: listPeers(gossip.status(), membership.members()) }),
+    presence: key => ({
+      name: membership.nameOf(key),
+      up: up.has(key),
+      lastSeen: gossip.lastSeen(key),
+    }),
     problems: () => [...membership.problems(), ...(discovery.current?.problems() ?? [])],
     async start({ substitution, counters, inventory, holders, lanHttpPort }) {
       answer = createPeerRoutes({

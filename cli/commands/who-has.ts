@@ -9,18 +9,21 @@ type Holding = PathHolders['holders'][number]
 const stateOf = ({ up, lastSeen }: Holding): string =>
   up ? 'up' : lastSeen === undefined ? 'down' : `down, last seen ${lastSeen}`
 
+/** A peer is its host: its key would push what people read off the line, and `--json` has it. */
+const nameOf = ({ id, kind }: Holding): string => (kind === 'peer' ? 'peer' : id)
+
 /** A path whole on a line of its own, so that it can be copied; its holders below, in columns. */
 function print(out: Output, matches: readonly PathHolders[]): void {
   const holders = matches.flatMap(match => match.holders)
   const width = (text: (holder: Holding) => string): number =>
     Math.max(...holders.map(holder => printable(text(holder)).length))
-  const idWidth = width(({ id }) => id)
+  const idWidth = width(nameOf)
   const hostWidth = width(({ host }) => host)
   for (const { storePath, narSize, holders: own } of matches) {
     const size = narSize === undefined ? '' : `  ${formatSize(narSize)}`
     out.print(`${out.colors.bold(printable(storePath))}${size}`)
     for (const holder of own) {
-      const id = printable(holder.id).padEnd(idWidth)
+      const id = printable(nameOf(holder)).padEnd(idWidth)
       const host = printable(holder.host).padEnd(hostWidth)
       out.print(`  ${id}  ${host}  ${printable(stateOf(holder))}`)
     }

@@ -3,6 +3,7 @@ import { fail, NarwharfError } from '../../protocol/errors.ts'
 import { decodeIndexBlock, PATH_HASH_BYTES } from '../../protocol/index-block.ts'
 import type { IndexAdd } from '../../protocol/index-block.ts'
 import type { BaseName } from '../../protocol/store-path.ts'
+import { parsePeerKey, type PeerKey } from '../site.ts'
 import { encodeRest, narHashAt } from './index-info.ts'
 import { createIndexPages, readPage } from './index-pages.ts'
 import { hashOf, type PathBook } from './path-book.ts'
@@ -69,6 +70,10 @@ export interface IndexWriter {
 
 /** `peer:<key>`: the id of a host in `holders`. */
 export const holderIdOf = (key: string): string => `peer:${key}`
+
+/** The key in such an id; undefined for the id of another kind of holder. */
+export const peerKeyOf = (id: string): PeerKey | undefined =>
+  parsePeerKey(id.slice(holderIdOf('').length))
 
 /** The logs of a catalog that this connection writes. */
 export function createIndexWriter(sql: Statements, book: PathBook): IndexWriter {

@@ -50,6 +50,8 @@ export interface Gossip {
   append(change: IndexChange): Promise<void>
   /** Every other member that anything is known of. */
   status(): PeerStatus[]
+  /** When that host was last heard, as ISO text; undefined if never. */
+  lastSeen(key: PeerKey): string | undefined
   /** Where a member was seen, the likeliest first. */
   addresses(key: PeerKey): readonly PeerAddress[]
   /** Connected members that can fetch from that upstream. */
@@ -209,11 +211,14 @@ export function createGossip(options: GossipOptions): Gossip {
     return found
   }
 
+  const heardAt = (key: PeerKey) =>
+    swarm.links.has(key) ? clock().toISOString() : lastSeen.get(key)
+
   const statusOf = (key: PeerKey): PeerStatus => {
     const link = swarm.links.get(key)
     const index = indexes.list().find(one => one.key === key && one.inForce)
     const problem = replica?.problem(key) ?? lies.get(key)
-    const at = link === undefined ? lastSeen.get(key) : clock().toISOString()
+    const at = heardAt(key)
     const [address] = link?.address === undefined ? swarm.book.of(key) : [link.address]
     return {
       name: members.nameOf(key) ?? link?.hello.name ?? key.slice(0, 8),
@@ -289,6 +294,7 @@ export function createGossip(options: GossipOptions): Gossip {
       await ownLog.append(change)
     },
     status: () => known().map(statusOf),
+    lastSeen: heardAt,
     addresses(key) {
       const linked = swarm.links.get(key)?.address
       const seenAt = swarm.book.of(key)

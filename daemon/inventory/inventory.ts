@@ -3,7 +3,8 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { EventBus } from '../events.ts'
 import type { Holder, HolderKind } from '../holders/holder.ts'
 import { createScanner, type HoldingsNotice, type Scanner } from './scanner.ts'
-import { whoHas } from './who-has.ts'
+import type { PeerKey } from '../site.ts'
+import { whoHas, type PeerPresence } from './who-has.ts'
 
 /** How often holders are asked whether they changed, ms: 0.1 % of a core, and a new path is found by name at once. */
 const CHECK_MS = 150
@@ -16,6 +17,8 @@ export interface InventoryOptions {
   readonly catalog: Catalog
   readonly events: EventBus
   readonly hostName: string
+  /** How it stands with a peer; without it none is there. */
+  readonly presence?: ((peer: PeerKey) => PeerPresence) | undefined
   readonly checkMs?: number | undefined
   /** Ms since 1970. */
   readonly clock?: (() => number) | undefined
@@ -42,6 +45,7 @@ export interface Inventory {
 /** The inventory of one host; the catalog must be open while it is. */
 export function createInventory(options: InventoryOptions): Inventory {
   const { holders, catalog, events, hostName, checkMs = CHECK_MS, clock = Date.now } = options
+  const { presence = () => ({ up: false }) } = options
   let scanners: readonly Scanner[] = []
   let timer: NodeJS.Timeout | undefined
   const listeners = new Set<(notice: HoldingsNotice) => void>()
@@ -83,7 +87,7 @@ export function createInventory(options: InventoryOptions): Inventory {
       listeners.add(listener)
       return () => void listeners.delete(listener)
     },
-    whoHas: query => whoHas(query, { holders, catalog, hostName, now: clock }),
+    whoHas: query => whoHas(query, { holders, catalog, hostName, presence, now: clock }),
     async idle() {
       await Promise.all(scanners.map(scanner => scanner.idle()))
     },

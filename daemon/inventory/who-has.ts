@@ -1,20 +1,33 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { WHO_HAS_LIMIT, type PathHolders, type WhoHasResult } from '../../protocol/api.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import { peerKeyOf } from '../catalog/index-writer.ts'
 import { parseQuery, type CatalogQuery } from '../catalog/query.ts'
 import type { CatalogMatch, MatchHolder } from '../catalog/search.ts'
 import { hashPartOf, joinStorePath, nameOf } from '../../protocol/store-path.ts'
 import type { BaseName, HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { Holder, Holding } from '../holders/holder.ts'
+import type { PeerKey } from '../site.ts'
 import { outputsOf } from './derivation-outputs.ts'
 
 /** Longest time in one go spent asking holders, ms: a narinfo request may wait behind it. */
 const SLICE_MS = 4
 
+/** How it stands with a peer just now. */
+export interface PeerPresence {
+  /** What the site calls it; undefined for one that is no member. */
+  readonly name?: string | undefined
+  readonly up: boolean
+  /** Undefined for one that was never met: its index came by others. */
+  readonly lastSeen?: string | undefined
+}
+
 export interface WhoHasParts {
   readonly holders: readonly Holder[]
   readonly catalog: Pick<Catalog, 'search'>
   readonly hostName: string
+  /** From memory: what a catalog says of connections is of yesterday after a crash. */
+  readonly presence: (peer: PeerKey) => PeerPresence
   /** Ms since 1970. */
   readonly now: () => number
 }
@@ -36,7 +49,7 @@ async function ask(holder: Holder, hashPart: HashPart): Promise<Live> {
 async function holdersOf(
   hashPart: HashPart,
   known: readonly CatalogMatch[],
-  { holders, hostName, now }: WhoHasParts,
+  { holders, hostName, now, presence }: WhoHasParts,
 ): Promise<PathHolders[]> {
   const found = new Map<string, { narSize?: number | undefined; holders: HolderAnswer[] }>()
   const add = (storePath: string, narSize: number | undefined, answer: HolderAnswer): void => {
@@ -62,8 +75,12 @@ async function holdersOf(
     for (const row of match.holders) {
       // A holder that answered has been heard; one that cannot be asked may still have it.
       if (local.has(row.id) && !silent.has(row.id)) continue
-      const up = row.up && !silent.has(row.id)
-      add(joinStorePath(row.storeDir, match.baseName), match.narSize, answerOf(row, up))
+      const peer = row.kind === 'peer' ? peerKeyOf(row.id) : undefined
+      const answer =
+        peer === undefined
+          ? answerOf(row, row.up && !silent.has(row.id))
+          : peerAnswerOf(row, presence(peer), now)
+      add(joinStorePath(row.storeDir, match.baseName), match.narSize, answer)
     }
   }
   return [...found].map(([storePath, { narSize, holders: who }]) => ({
@@ -80,6 +97,15 @@ const answerOf = ({ id, kind, host, lastSeen }: MatchHolder, up: boolean): Holde
   up,
   ...(lastSeen === undefined ? {} : { lastSeen: new Date(lastSeen).toISOString() }),
 })
+
+function peerAnswerOf(
+  { id, kind, host }: MatchHolder,
+  { name = host, up, lastSeen }: PeerPresence,
+  now: () => number,
+): HolderAnswer {
+  const seen = up ? new Date(now()).toISOString() : lastSeen
+  return { id, kind, host: name, up, ...(seen === undefined ? {} : { lastSeen: seen }) }
+}
 
 async function whoHasPath(
   query: Extract<CatalogQuery, { kind: 'path' }>,

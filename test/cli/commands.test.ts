@@ -100,6 +100,8 @@ const holder = (id: string, up = true) => ({
   ...(up ? {} : { lastSeen: '2026-01-02T03:04:05Z' }),
 })
 
+const PEER = { id: `peer:${'a'.repeat(64)}`, kind: 'peer', host: 'attic', up: true } as const
+
 t.test('who-has', async t => {
   const reply: WhoHasReply = {
     results: [
@@ -108,7 +110,10 @@ t.test('who-has', async t => {
         more: 3,
         matches: [
           { storePath: HELLO, narSize: 206_104, holders: [holder('nix-store:/nix/store')] },
-          { storePath: LONG, holders: [holder('cache-dir:/c'), holder('cache-dir:/d', false)] },
+          {
+            storePath: LONG,
+            holders: [holder('cache-dir:/c'), holder('cache-dir:/d', false), PEER],
+          },
         ],
       },
       { query: 'nothing', more: 0, matches: [] },
@@ -125,6 +130,7 @@ t.test('who-has', async t => {
 ${LONG}
   cache-dir:/c          lab-3  up
   cache-dir:/d          lab-3  down, last seen 2026-01-02T03:04:05Z
+  peer                  attic  up
 `,
   )
   t.equal(

@@ -6,9 +6,11 @@ import { createEventBus } from '../../../daemon/events.ts'
 import type { ApiSources } from '../../../daemon/http/api.ts'
 import { createCounters } from '../../../daemon/http/counters.ts'
 import { createHttp } from '../../../daemon/http/server.ts'
+import { listPeers } from '../../../daemon/http/peer-list.ts'
 import { siteSources } from '../../../daemon/http/site-sources.ts'
 import { localAddresses } from '../../../daemon/membership/local-addresses.ts'
 import { createSubstitution } from '../../../daemon/substitution/substitution.ts'
+import type { SiteMember } from '../../../protocol/api.ts'
 import { runCli } from '../../helpers/control-server.ts'
 import { fakeTrust } from '../../helpers/fake-holder.ts'
 import { createPairingNet, openHost } from '../../helpers/pairing.ts'
@@ -203,6 +205,32 @@ t.test('the help of the site’s commands', async t => {
   t.equal((await runCli(t, ['site'])).status, 2)
   t.equal((await runCli(t, ['site', 'burn'])).status, 2)
   t.equal((await runCli(t, ['site', 'init'])).status, 2)
+})
+
+t.test('peers are all other members, met or not', async t => {
+  const key = (digit: string) => digit.repeat(64)
+  const met = (name: string, digit: string) =>
+    ({ name, key: key(digit), up: true, paths: 3, narBytes: 9, lag: 0 }) as const
+  const member = (name: string, digit: string, more: Partial<SiteMember> = {}): SiteMember => ({
+    ...{ name, key: key(digit), admin: false, state: 'member', self: false },
+    ...more,
+  })
+  const peers = listPeers(
+    [met('d', '4'), met('b', '2')],
+    [
+      member('a', '1', { self: true }),
+      member('b', '2'),
+      member('c', '3'),
+      member('d', '4'),
+      member('e', '5', { state: 'revoked' }),
+      member('f', '6', { state: 'orphaned' }),
+    ],
+  )
+  t.same(peers, [
+    met('b', '2'),
+    { name: 'c', key: key('3'), up: false, paths: 0, narBytes: 0, lag: 0 },
+    met('d', '4'),
+  ])
 })
 
 t.test('addresses in a code, the likeliest first', async t => {

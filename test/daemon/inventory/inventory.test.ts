@@ -6,6 +6,8 @@ import { createCatalog } from '../../../daemon/catalog/catalog.ts'
 import { createEventBus, type EventBus } from '../../../daemon/events.ts'
 import type { Holding } from '../../../daemon/holders/holder.ts'
 import { createInventory, type InventoryOptions } from '../../../daemon/inventory/inventory.ts'
+import type { PeerPresence } from '../../../daemon/inventory/who-has.ts'
+import type { PeerKey } from '../../../daemon/site.ts'
 import { WHO_HAS_LIMIT } from '../../../protocol/api.ts'
 import { baseNameOf, hashPartOf } from '../../../protocol/store-path.ts'
 import { fakeHolder, fakePath, type FakeHolder } from '../../helpers/fake-holder.ts'
@@ -28,6 +30,7 @@ interface Parts {
   readonly holders?: readonly FakeHolder[]
   readonly stateDir?: string
   readonly clock?: () => number
+  readonly presence?: InventoryOptions['presence']
 }
 
 async function rig(t: Test, parts: Parts = {}) {
@@ -47,6 +50,7 @@ async function rig(t: Test, parts: Parts = {}) {
     hostName: 'lab-3',
     checkMs: 5,
     clock,
+    presence: parts.presence,
   }
   const inventory = createInventory(options)
   const close = async () => {
@@ -269,6 +273,41 @@ t.test('who has', async t => {
     cache.content.delete(hashPartOf(app.storePath))
     t.same((await inventory.whoHas('app-*')).matches, [])
   })
+})
+
+t.test('who has what peers hold', async t => {
+  const [here, gone, never, stranger] = ['a', 'b', 'c', 'd'].map(digit => digit.repeat(64))
+  const met = '2026-01-02T00:00:00.000Z'
+  const presences: Readonly<Record<string, PeerPresence>> = {
+    [String(here)]: { name: 'attic', up: true, lastSeen: met },
+    [String(gone)]: { name: 'barn', up: false, lastSeen: met },
+    [String(never)]: { name: 'cellar', up: false },
+    [String(stranger)]: { up: false },
+  }
+  const presence = (key: PeerKey) => presences[key] ?? { up: false }
+  const { inventory, catalog } = await rig(t, { presence })
+  await inventory.open()
+  const remote = fakePath('remote-only', nar(''))
+  for (const key of Object.keys(presences)) {
+    const id = `peer:${key}`
+    // What the catalog says of connections is what it said before a crash: the opposite of what is so.
+    const up = presences[key]?.up === false
+    await catalog.holders.upsert({ id, kind: 'peer', storeDir: '/nix/store', host: 'old', up })
+    await catalog.holdings.add(id, [{ storePath: remote.storePath, narSize: 9 }])
+  }
+  const { matches } = await inventory.whoHas('remote-only')
+  t.same(matches[0]?.holders, [
+    {
+      id: `peer:${here}`,
+      kind: 'peer',
+      host: 'attic',
+      up: true,
+      lastSeen: '2026-01-02T03:04:05.000Z',
+    },
+    { id: `peer:${gone}`, kind: 'peer', host: 'barn', up: false, lastSeen: met },
+    { id: `peer:${never}`, kind: 'peer', host: 'cellar', up: false },
+    { id: `peer:${stranger}`, kind: 'peer', host: 'old', up: false },
+  ])
 })
 
 t.test('more than can be shown', async t => {
