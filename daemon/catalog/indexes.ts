@@ -138,6 +138,9 @@ export function createIndexes(
 ): Indexes & { wake(): void; stop(): Promise<void> } {
   const { read, writer } = parts
   let version = 0
+  /** Whether a peer's log is in force, as of that version. */
+  let hasPeers = true
+  let peersAt = -1
   let applying = 0
   let tidying: Promise<void> | undefined
 
@@ -174,6 +177,17 @@ export function createIndexes(
       applying--
       wake()
     }
+  }
+
+  /** A host alone must not pay for peers at every miss. */
+  const anyPeer = (): boolean => {
+    if (peersAt !== version) {
+      const row = read(sql => sql('indexes.anyPeer').get() ?? null)
+      if (row === undefined) return true
+      hasPeers = row !== null
+      peersAt = version
+    }
+    return hasPeers
   }
 
   const logs = (key: PeerKey): readonly IndexLogRow[] =>
@@ -243,6 +257,7 @@ export function createIndexes(
       return version
     },
     find(hashPart) {
+      if (!anyPeer()) return []
       const found = read(sql => {
         const hash = hashOf(hashPart)
         const rows = sql('indexes.find').all(keyOf(hash), hash) as FindRow[]

@@ -16,6 +16,7 @@ import type { Origin } from './cache-dir-lookup.ts'
 import { openStamped, stampOf } from './file-stamp.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
 import type { Holder, Holding } from './holder.ts'
+import { createNamePresence } from './name-presence.ts'
 import { createReachability } from './reachability.ts'
 
 /** A flat binary cache directory, as `nix copy --to file://` writes it. */
@@ -46,7 +47,10 @@ export function createCacheDirHolder(options: CacheDirOptions): Holder {
   let generationCount = 0
   let seenGeneration: string | undefined
 
-  const find = (hashPart: HashPart): Holding | undefined => lookup.find(hashPart, info.check())
+  const presence = createNamePresence(dir)
+
+  const find = (hashPart: HashPart): Holding | undefined =>
+    presence.mayHave(hashPart) ? lookup.find(hashPart, info.check()) : undefined
 
   const isUp = (): boolean => {
     try {
@@ -109,10 +113,15 @@ export function createCacheDirHolder(options: CacheDirOptions): Holder {
   /** The names in the directory that look like narinfos. */
   async function* hashParts(): AsyncGenerator<HashPart, void, undefined> {
     try {
+      const names = presence.reading()
       for await (const entry of await opendir(dir, { bufferSize: PATHS_PER_BATCH })) {
-        const hashPart = NARINFO_FILE.exec(entry.name)?.[1]
-        if (hashPart !== undefined) yield parseHashPart(hashPart)
+        const name = NARINFO_FILE.exec(entry.name)?.[1]
+        if (name === undefined) continue
+        const hashPart = parseHashPart(name)
+        names.add(hashPart)
+        yield hashPart
       }
+      names.done()
     } catch (error) {
       throw reach.down(problemOf(error), error)
     }

@@ -84,6 +84,9 @@ CROSS JOIN names n ON n.id = p.name
 WHERE p.key = ? AND p.hash = ?
 ORDER BY r.number
 
+-- name: anyPeer
+SELECT 1 FROM index_logs l JOIN holders r ON r.number = l.holder WHERE l.state = 1 AND r.kind = 'peer' LIMIT 1
+
 -- name: baseName
 SELECT p.hash, n.name FROM paths p CROSS JOIN names n ON n.id = p.name WHERE p.id = ?
 
