@@ -80,11 +80,14 @@ export function createGossip(options: GossipOptions): Gossip {
     lastSeen.set(key, clock().toISOString())
     memory?.touch()
   }
-  const lied = (key: PeerKey, problem: string) => {
+  /** Whoever caught it, gossip here or bulk data elsewhere: `status` names it. */
+  const onLied = (key: PeerKey, problem: string) => {
     if (lies.get(key) === problem) return
     lies.set(key, problem)
     log.warn({ peer: key }, `${members.nameOf(key) ?? key} was caught lying: ${problem}`)
-    events.emit('peer:lied', key, problem)
+  }
+  const lied = (key: PeerKey, problem: string) => {
+    if (lies.get(key) !== problem) events.emit('peer:lied', key, problem)
   }
 
   /** Where the others are: one address book entry given to one host leads it to all. */
@@ -270,6 +273,7 @@ export function createGossip(options: GossipOptions): Gossip {
     for (const head of found) replica.follow(head)
     await replica.forgetStrangers()
     events.on('members:changed', onMembers)
+    events.on('peer:lied', onLied)
     await swarm.open()
   }
 
@@ -278,6 +282,7 @@ export function createGossip(options: GossipOptions): Gossip {
   const closeRooms = async () => {
     await opened?.catch(() => {})
     events.off('members:changed', onMembers)
+    events.off('peer:lied', onLied)
     exchange.close()
     await swarm.close()
     await memory?.close()

@@ -25,6 +25,18 @@ t.test('what one host holds is in the other’s catalog at once', async t => {
   t.ok(b.lists.includes('list 1'), 'the member list came along')
 })
 
+t.test('a peer caught lying by another room is named', async t => {
+  const site = createSite()
+  const [a, b] = [await startHost(t, site, 'a'), await startHost(t, site, 'b')] as const
+  await connect(a, b)
+  b.events.emit('peer:lied', a.key, 'its NAR was another')
+  const problemOf = () => b.gossip.status().find(({ key }) => key === a.key)?.problem
+  t.equal(problemOf(), 'its NAR was another')
+  await a.gossip.close()
+  await until(b, () => !isUp(b, a))
+  t.equal(problemOf(), 'its NAR was another', 'also when it is off')
+})
+
 t.test('C learns from B what A holds, while A is off', async t => {
   const site = createSite()
   const a = await startHost(t, site, 'a')
