@@ -87,6 +87,7 @@ export interface WhyNotReply {
       | 'no-trusted-signature'
       | 'denied'
       | 'ca-mismatch'
+      | 'contradicted'
       | 'nar-bad'
       | 'not-public'
     readonly detail: string

@@ -52,6 +52,12 @@ export interface PeerHolderOptions {
   readonly events: EventBus
 }
 
+/** A peer's holder also says what its index says while it is off. */
+export interface PeerHolder extends Holder {
+  /** What its index says it holds, on or off; undefined for what cannot be. */
+  claimed(hashPart: HashPart): Holding | undefined
+}
+
 /** Bytes of the largest NAR that a peer may announce: four times the largest of nixpkgs, and no number that means nothing. */
 const NAR_MAX_BYTES = 1024 ** 4
 
@@ -68,7 +74,7 @@ export const peerHolderId = (key: PeerKey): string => `peer:${key}`
  * The holder of another host of the site. What it has is known from its index, without network; its bytes are not believed:
  * they go through the spool, which knows what they must turn out to be.
  */
-export function createPeerHolder(options: PeerHolderOptions): Holder {
+export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
   const { key, name, indexes, transport, spool, isUp, storeDir, events } = options
   const id = peerHolderId(key)
   const lies = new Map<string, string>()
@@ -203,6 +209,7 @@ export function createPeerHolder(options: PeerHolderOptions): Holder {
       checkUp()
       return lookUp(hashPart)
     },
+    claimed: lookUp,
     isCurrent,
     openNar,
     verify,

@@ -1,9 +1,9 @@
 import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { EventBus } from '../events.ts'
 import type { IndexedHolding, PeerAddress, PeerIndexes, PeerKey } from '../site.ts'
-import type { Holder } from './holder.ts'
+import type { Holder, Holding } from './holder.ts'
 import type { NarSpool } from './nar-spool.ts'
-import { createPeerHolder, peerHolderId, type PeerTransport } from './peer.ts'
+import { createPeerHolder, peerHolderId, type PeerHolder, type PeerTransport } from './peer.ts'
 
 /** What is known of the peers, from memory at once. */
 export interface PeerFacts {
@@ -35,12 +35,16 @@ export interface PeerHolders {
   able(hashPart: HashPart): readonly Holder[]
   /** All that say they have it. */
   claiming(hashPart: HashPart): readonly Holder[]
+  /** What all of those say of it, on or off. */
+  claims(
+    hashPart: HashPart,
+  ): readonly { readonly name: string; readonly holder: Holder; readonly holding: Holding }[]
 }
 
 /** Makes them over the catalog's picture of the peers' indexes. */
 export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
   const { ownKey, facts, spool } = options
-  const holders = new Map<PeerKey, Holder>()
+  const holders = new Map<PeerKey, PeerHolder>()
 
   // Each holder that is asked next asks for the same hash part again.
   let last: { hashPart: HashPart; version: number; found: readonly IndexedHolding[] } | undefined
@@ -56,13 +60,15 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
     },
   }
 
-  const holder = (key: PeerKey): Holder => {
+  const nameOf = (key: PeerKey): string => facts.nameOf(key) ?? key.slice(0, 12)
+
+  const holder = (key: PeerKey): PeerHolder => {
     const known = holders.get(key)
     if (known !== undefined) return known
     const { transport, storeDir, events } = options
     const made = createPeerHolder({
       ...{ key, indexes, transport, spool, storeDir, events },
-      name: facts.nameOf(key) ?? key.slice(0, 12),
+      name: nameOf(key),
       isUp: () => facts.isUp(key),
       addresses: () => facts.addresses(key),
       paths: () => options.paths(key),
@@ -94,5 +100,10 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
         .map(({ key }) => holder(key))
     },
     claiming: hashPart => claimants(hashPart).map(holder),
+    claims: hashPart =>
+      claimants(hashPart).flatMap(key => {
+        const holding = holder(key).claimed(hashPart)
+        return holding === undefined ? [] : [{ name: nameOf(key), holder: holder(key), holding }]
+      }),
   }
 }

@@ -2,6 +2,7 @@ import type { Compression } from '../../protocol/path-info.ts'
 import type { HashPart } from '../../protocol/store-path.ts'
 import type { Holder, Holding } from '../holders/holder.ts'
 import type { Decision, Trust } from '../trust/trust.ts'
+import type { Claim } from './claims.ts'
 
 /** A holding that may be offered: who has it, what it is, why it may be trusted. */
 export interface Candidate {
@@ -15,6 +16,8 @@ export interface Finding {
   readonly holder: Holder
   readonly holding?: Holding | undefined
   readonly decision?: Decision | undefined
+  /** Why a member's word for it does not count. */
+  readonly contradiction?: string | undefined
   readonly problem?: string | undefined
 }
 
@@ -58,6 +61,8 @@ export interface Elsewhere {
   able(hashPart: HashPart): readonly Holder[]
   /** Those that are said to have it, within reach or not: for a person who asks why. */
   claiming(hashPart: HashPart): readonly Holder[]
+  /** What all of those say of it; of members only, whose word may count. */
+  claims?(hashPart: HashPart): readonly Claim[]
 }
 
 /**

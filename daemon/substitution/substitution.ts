@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
-import type { HashPart } from '../../protocol/store-path.ts'
+import { hashPartOf, type HashPart } from '../../protocol/store-path.ts'
 import type { NarUrl } from '../../protocol/nar-url.ts'
 import type { EventBus } from '../events.ts'
-import type { Holder, Witness } from '../holders/holder.ts'
+import type { Holder, Holding, Witness } from '../holders/holder.ts'
 import type { Trust } from '../trust/trust.ts'
 import {
   findCandidates,
@@ -16,6 +16,7 @@ import {
   type LanSharing,
   type Sharing,
 } from './candidates.ts'
+import { contradiction } from './claims.ts'
 import { chooseForNarinfo, renderNarinfo, type LiveCompression } from './narinfo-text.ts'
 import { prepareNar, type NarReply, type PrepareOptions } from './nar-reply.ts'
 import { createVerdicts, type Verdicts, type VerdictStore } from './verdicts.ts'
@@ -141,12 +142,19 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   }
   events.on('holding:bad', dropBad)
 
+  /** Why a member's word for that holding does not count. */
+  const contradicted = (holding: Holding): string | undefined =>
+    contradiction(holding, peers?.claims?.(hashPartOf(holding.info.storePath)) ?? [], trust)
+
   const allowed = (all: readonly Candidate[], audience: Audience): Candidate[] =>
     rankCandidates(
       all.filter(
         ({ holder, holding, decision }) =>
           permits(decision, audience, sharing) && verdicts.known(holder, holding) !== 'bad',
       ),
+    ).filter(
+      ({ holding, decision }) =>
+        decision.reason !== 'member' || contradicted(holding) === undefined,
     )
 
   // What this machine itself is told about a live path depends on nothing else, so it may come from before a restart.
@@ -274,16 +282,20 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       const candidates = await find(url.hashPart, audience)
       return prepareNar(url, candidates, verdicts, prepare)
     },
-    findings: hashPart =>
-      findEverywhere(
-        [
-          ...holders,
-          ...(peers?.claiming(hashPart) ?? []),
-          ...(upstreams?.claiming(hashPart) ?? []),
-        ],
-        trust,
-        hashPart,
-      ),
+    async findings(hashPart) {
+      const asked = [
+        ...holders,
+        ...(peers?.claiming(hashPart) ?? []),
+        ...(upstreams?.claiming(hashPart) ?? []),
+      ]
+      const found = await findEverywhere(asked, trust, hashPart)
+      return found.map(finding => {
+        const { holding, decision } = finding
+        const isWord = decision?.offered === true && decision.reason === 'member'
+        if (holding === undefined || !isWord) return finding
+        return { ...finding, contradiction: contradicted(holding) }
+      })
+    },
     close() {
       events.off('holding:bad', dropBad)
       verdicts.close()

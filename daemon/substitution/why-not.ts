@@ -41,6 +41,9 @@ function explain(finding: Finding, substitution: Substitution): HolderAnswer {
         }
     }
   }
+  if (finding.contradiction !== undefined) {
+    return { id, verdict: 'contradicted', detail: finding.contradiction }
+  }
   const why = {
     signed: `signed by ${decision.key}`,
     'content-addressed': 'content-addressed, so it proves itself',
@@ -61,6 +64,8 @@ function explain(finding: Finding, substitution: Substitution): HolderAnswer {
 const HINTS: Partial<Record<HolderAnswer['verdict'], string>> = {
   'no-trusted-signature':
     'add the key that signed it to trust.publicKeys, sign it there, or set trust.store to "all" if you vouch for everything in this store',
+  contradicted:
+    'build it here, or have it signed with a key of trust.publicKeys on the host that has the right one',
   denied: 'change share.deny in the configuration',
   'ca-mismatch': 'the copy is damaged or forged: nix-store --verify-path it, and fetch it again',
   'nar-bad': 'the copy is damaged: nix-store --repair-path it, or replace the file in the cache',
@@ -73,6 +78,7 @@ const ORDER: readonly HolderAnswer['verdict'][] = [
   'nar-bad',
   'ca-mismatch',
   'denied',
+  'contradicted',
   'no-trusted-signature',
   'holder-down',
   'absent',

@@ -17,7 +17,7 @@ import type { ByteStream } from '../../../daemon/workers/byte-stream.ts'
 import type { NarUrl } from '../../../protocol/nar-url.ts'
 import { encodeNix32 } from '../../../protocol/nix32.ts'
 import type { PathInfo } from '../../../protocol/path-info.ts'
-import { hashPartOf, parseHashPart } from '../../../protocol/store-path.ts'
+import { hashPartOf, parseBaseName, parseHashPart } from '../../../protocol/store-path.ts'
 import { fakeHolder, fakePath, fakeTrust, offerAll } from '../../helpers/fake-holder.ts'
 import { fakeMembers } from '../../helpers/fake-members.ts'
 import { tempDir } from '../../helpers/scope.ts'
@@ -181,6 +181,8 @@ async function collect(stream: ByteStream): Promise<Buffer> {
   return Buffer.concat(parts)
 }
 
+const hashless = (name: string) => parseBaseName(`${'0'.repeat(32)}-${name}`)
+
 const signed: PathInfo = { ...info, signatures: [`k:${Buffer.alloc(64, 1).toString('base64')}`] }
 
 t.test('what a peer has is offered and comes from there', async t => {
@@ -306,6 +308,49 @@ t.test('a member’s word', async t => {
   a.put(info, nar)
   b.local.content.clear()
   t.equal(await b.narinfo(), undefined, 'nobody vouches and nothing proves it')
+})
+
+t.test('members that disagree', async t => {
+  const site = makeSite(t)
+  const [a, b, m] = [await site.add('a'), await site.add('b'), await site.add('m')]
+  const forged = randomBytes(nar.length)
+  const asForged = fakePath('big-1.0', forged)
+  a.put(info, nar, { builtHere: true })
+  m.put({ ...asForged, signatures: signed.signatures }, forged, { builtHere: true, info: asForged })
+  a.up = false
+  t.equal(await b.narinfo(), undefined, 'who is off has a say')
+  const narHash = encodeNix32(asForged.narHash.bytes)
+  const reply = await b.substitution.nar({ ...url, narHash }, here, { resuming: false })
+  t.equal(reply, undefined, 'nor is it given to who knows its name')
+  const why = await explainWhyNot(b.substitution, info.storePath)
+  t.match(why, { offeredOnLoopback: false, summary: /disagree.*m against a/, hint: /signed/ })
+  t.match(why.holders, [{}, { verdict: 'holder-down' }, { verdict: 'contradicted' }])
+  a.up = true
+  t.equal(await b.narinfo(), undefined, 'nor does either count when both are there')
+  t.match(await m.narinfo(), `NarHash: sha256:${narHash}`, 'its own copy is its own')
+
+  a.put(signed, nar, { builtHere: true })
+  t.match(
+    await b.narinfo(),
+    `NarHash: sha256:${encodeNix32(info.narHash.bytes)}`,
+    'a proof ends it',
+  )
+  a.up = false
+  t.equal(await b.narinfo(), undefined, 'also while who has it is off')
+  t.match(
+    (await explainWhyNot(b.substitution, info.storePath)).summary,
+    /not the one that a can prove/,
+  )
+  const c = await site.add('c')
+  c.put(info, nar, { builtHere: true })
+  t.match(await b.narinfo(), 'StorePath', 'a word for what is proven counts')
+
+  // The same bytes with other references: no less a lie.
+  const more = { ...info, references: asForged.references.concat(hashless('x')) }
+  a.put(info, nar, { builtHere: true })
+  c.put(more, nar, { builtHere: true })
+  m.index.clear()
+  t.equal(await b.narinfo(), undefined)
 })
 
 t.test('what is shared with peers', async t => {
