@@ -1,15 +1,28 @@
-import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
+import type { Registry } from 'prom-client'
 import type { ApiSources } from './api.ts'
 import type { Counters } from './counters.ts'
 
 /** Prometheus text of what the daemon does; names are documented in docs/http-api.md. */
 export interface Metrics {
-  readonly contentType: string
-  text(): Promise<string>
+  read(): Promise<{ readonly contentType: string; readonly text: string }>
 }
 
-/** Registers the metrics; values are read when somebody asks, never pushed on the hot path. */
+/**
+ * Metrics whose values are read when somebody asks, never pushed on the hot path. Their package is loaded at the first
+ * question: with what it brings along it takes as long to load as all of HTTP, and most hosts are never asked.
+ */
 export function createMetrics(counters: Counters, sources: ApiSources): Metrics {
+  let registry: Promise<Registry> | undefined
+  return {
+    async read() {
+      const registered = await (registry ??= register(counters, sources))
+      return { contentType: registered.contentType, text: await registered.metrics() }
+    },
+  }
+}
+
+async function register(counters: Counters, sources: ApiSources): Promise<Registry> {
+  const { collectDefaultMetrics, Counter, Gauge, Registry } = await import('prom-client')
   const registry = new Registry()
   collectDefaultMetrics({ register: registry, prefix: 'narwharf_' })
   const registers = [registry]
@@ -50,5 +63,5 @@ export function createMetrics(counters: Counters, sources: ApiSources): Metrics 
   byHolder('narwharf_holder_paths', 'store paths held, by the newest inventory', 'paths')
   byHolder('narwharf_holder_nar_bytes', 'sum of their NAR sizes', 'narBytes')
 
-  return { contentType: registry.contentType, text: () => registry.metrics() }
+  return registry
 }

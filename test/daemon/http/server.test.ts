@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { request as httpRequest, type IncomingHttpHeaders } from 'node:http'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
+import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import pino from 'pino'
 import t, { type Test } from 'tap'
@@ -112,6 +113,25 @@ function full(): FakeHolder {
   holder.put(info, nar)
   return holder
 }
+
+t.test('a start does not wait for packages that serving needs none of', async t => {
+  const { ask } = await serve(t, full())
+  t.equal((await ask('/health')).status, 200)
+  const loaded = Object.keys(createRequire(import.meta.url).cache).map(file =>
+    file.replaceAll('\\', '/'),
+  )
+  t.ok(loaded.some(file => file.includes('/node_modules/fastify/')))
+  for (const name of [
+    'prom-client',
+    '@fastify/ajv-compiler',
+    '@fastify/fast-json-stringify-compiler',
+  ]) {
+    t.notOk(
+      loaded.find(file => file.includes(`/node_modules/${name}/`)),
+      name,
+    )
+  }
+})
 
 t.test('what a Nix client asks', async t => {
   const { ask, counters } = await serve(t, full())
