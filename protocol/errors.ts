@@ -202,6 +202,10 @@ export const ERRORS = {
     message: 'peer {peer} broke off: {problem}',
     hint: 'another holder goes on where it stopped; if it comes back often, look at the cable and the log there',
   },
+  PEER_STALLED: {
+    message: 'peer {peer} sends nothing, or next to nothing: {problem}',
+    hint: 'it is passed over for a while; if it comes back often, look at its disk, its cable and its load',
+  },
   PEER_LIED: {
     message: 'what {peer} sent of {path} is not what it promised: {problem}',
     hint: 'its bytes are dropped and another holder is tried; narwharf verify on that host finds damaged copies',

@@ -42,7 +42,7 @@ function checkReply(
 
 /**
  * A peer's bytes of a NAR from `offset` on, unverified. A broken connection is made once more, at the byte where it
- * stopped. Throws PEER_BROKE, PEER_UNREACHABLE, HOLDING_GONE.
+ * stopped. Throws PEER_BROKE, PEER_STALLED, PEER_UNREACHABLE, HOLDING_GONE.
  */
 export async function* openPeerNar(
   request: PeerNarRequest,
@@ -86,7 +86,7 @@ async function* watchPace(
     bytes += chunk.length
     if (waited > SLOW_MS) {
       if (bytes < SLOW_BYTES) {
-        fail('PEER_BROKE', { peer, problem: `only ${bytes} bytes came in ${SLOW_MS / 1000} s` })
+        fail('PEER_STALLED', { peer, problem: `only ${bytes} bytes came in ${SLOW_MS / 1000} s` })
       }
       waited = 0
       bytes = 0

@@ -17,12 +17,12 @@ import { createWeightedCache } from './weighted-cache.ts'
 export interface PeerTransportReply {
   readonly status: number
   readonly headers: Readonly<Record<string, string | undefined>>
-  /** Throws PEER_BROKE when it ends too early or stalls. */
+  /** Throws PEER_BROKE when it ends too early, PEER_STALLED when nothing comes. */
   readonly body: AsyncIterable<Buffer>
   destroy(): void
 }
 
-/** How a peer is asked (peering). Rejects with PEER_UNREACHABLE or PEER_BROKE, never waits for ever. */
+/** How a peer is asked (peering). Rejects with PEER_UNREACHABLE, PEER_BROKE or PEER_STALLED, never waits for ever. */
 export interface PeerTransport {
   request(
     key: PeerKey,
@@ -49,6 +49,8 @@ export interface PeerHolderOptions {
   /** Every path its index names; for walks over everything. */
   readonly paths: () => AsyncIterable<readonly StorePath[]>
   readonly storeDir: string
+  /** Told when it took a request for that path and sent nothing, or next to nothing. */
+  readonly onStall?: ((hashPart: HashPart) => void) | undefined
   readonly events: EventBus
 }
 
@@ -130,23 +132,32 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
     events.emit('peer:lied', key, `${storePath}: ${problem}`)
   }
 
+  async function* noteStall(
+    bytes: AsyncIterable<Buffer>,
+    hashPart: HashPart,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    try {
+      yield* bytes
+    } catch (error) {
+      // Who is off by now did not stall: it may be back in a moment.
+      if (isNarwharfError(error, 'PEER_STALLED') && isUp()) options.onStall?.(hashPart)
+      throw error
+    }
+  }
+
   const sourceOf = (holding: Holding): SpoolSource => ({
     id,
     name,
-    open: (offset, signal) =>
-      openPeerNar({
-        peer: name,
-        holderId: id,
-        holding,
-        offset,
-        signal,
+    open(offset, signal) {
+      const hashPart = hashPartOf(holding.info.storePath)
+      const narHash = encodeNix32(holding.info.narHash.bytes)
+      const bytes = openPeerNar({
+        ...{ peer: name, holderId: id, holding, offset, signal },
         get: (path, range) => transport.request(key, options.addresses(), { path, range, signal }),
-        path: `/${formatNarUrl({
-          hashPart: hashPartOf(holding.info.storePath),
-          narHash: encodeNix32(holding.info.narHash.bytes),
-          compression: 'none',
-        })}`,
-      }),
+        path: `/${formatNarUrl({ hashPart, narHash, compression: 'none' })}`,
+      })
+      return noteStall(bytes, hashPart)
+    },
     lied: (nar, problem) => lied(holding.identity, nar, problem),
   })
 

@@ -3,6 +3,7 @@ import type { EventBus } from '../events.ts'
 import type { IndexedHolding, PeerAddress, PeerIndexes, PeerKey } from '../site.ts'
 import type { Holder, Holding } from './holder.ts'
 import type { NarSpool } from './nar-spool.ts'
+import { createPeerStalls } from './peer-stalls.ts'
 import { createPeerHolder, peerHolderId, type PeerHolder, type PeerTransport } from './peer.ts'
 
 /** What is known of the peers, from memory at once. */
@@ -26,13 +27,20 @@ export interface PeerHoldersOptions {
   readonly paths: (key: PeerKey) => AsyncIterable<readonly StorePath[]>
   readonly storeDir: string
   readonly events: EventBus
+  /** Monotonic milliseconds. */
+  readonly now?: (() => number) | undefined
 }
 
 /** The peers' holders, made as they are needed. */
 export interface PeerHolders {
   holder(key: PeerKey): Holder
-  /** Those that say they have it and are up: fewest transfers first, then the nearest. One catalog lookup. */
+  /**
+   * Those that say they have it and are up: fewest transfers first, then the nearest; who stalled lately last, and not at all
+   * for the path that it stalled on. One catalog lookup.
+   */
   able(hashPart: HashPart): readonly Holder[]
+  /** Why one that is up is not asked for it now. */
+  passedOver(holder: Holder, hashPart: HashPart): string | undefined
   /** All that say they have it. */
   claiming(hashPart: HashPart): readonly Holder[]
   /** What all of those say of it, on or off. */
@@ -44,6 +52,7 @@ export interface PeerHolders {
 /** Makes them over the catalog's picture of the peers' indexes. */
 export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
   const { ownKey, facts, spool } = options
+  const stalls = createPeerStalls(options.now)
   const holders = new Map<PeerKey, PeerHolder>()
 
   // Each holder that is asked next asks for the same hash part again.
@@ -69,6 +78,7 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
     const made = createPeerHolder({
       ...{ key, indexes, transport, spool, storeDir, events },
       name: nameOf(key),
+      onStall: hashPart => stalls.note(key, hashPart),
       isUp: () => facts.isUp(key),
       addresses: () => facts.addresses(key),
       paths: () => options.paths(key),
@@ -86,18 +96,28 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
   return {
     holder,
     able(hashPart) {
-      const up = claimants(hashPart).filter(key => facts.isUp(key))
+      const up = claimants(hashPart).filter(
+        key => facts.isUp(key) && stalls.restOf(key, hashPart) === undefined,
+      )
       if (up.length < 2) return up.map(holder)
       const weighed = up.map(key => ({
         key,
+        slow: Number(stalls.isSlow(key)),
         running: spool.running(peerHolderId(key)),
         rtt: facts.rttMs?.(key) ?? Infinity,
       }))
       // Infinity - Infinity is no order.
       const nearer = (a: number, b: number) => (a === b ? 0 : a - b)
       return weighed
-        .sort((a, b) => a.running - b.running || nearer(a.rtt, b.rtt))
+        .sort((a, b) => a.slow - b.slow || a.running - b.running || nearer(a.rtt, b.rtt))
         .map(({ key }) => holder(key))
+    },
+    passedOver({ id }, hashPart) {
+      const key = [...holders].find(([, one]) => one.id === id)?.[0]
+      const rest = key && stalls.restOf(key, hashPart)
+      if (key === undefined || rest === undefined) return undefined
+      const seconds = Math.ceil(rest / 1000)
+      return `${nameOf(key)} sent nothing when it was asked; it is asked again in ${seconds} s`
     },
     claiming: hashPart => claimants(hashPart).map(holder),
     claims: hashPart =>

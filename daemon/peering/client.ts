@@ -23,7 +23,7 @@ export interface PeerRequest {
 export interface PeerReply {
   readonly status: number
   readonly headers: Readonly<Record<string, string | undefined>>
-  /** Throws PEER_BROKE when it ends too early or stalls; to be read or destroyed. */
+  /** Throws PEER_BROKE when it ends too early, PEER_STALLED when nothing comes; to be read or destroyed. */
   readonly body: AsyncIterable<Buffer>
   /** Lets the rest go. */
   destroy(): void
@@ -234,9 +234,7 @@ function send(
       },
       ...(signal === undefined ? {} : { signal }),
     })
-    const timer = createStallTimer(stallMs, () =>
-      sent.destroy(broke(peer, `nothing came for ${stallMs / 1000} s`)),
-    )
+    const timer = createStallTimer(peer, stallMs, error => sent.destroy(error))
     // Not before: connecting has its own limit, and waiting for a free connection is nobody's fault.
     sent.once('socket', timer.touch)
     sent.once('response', response => {
@@ -256,17 +254,32 @@ const broke = (peer: string, problem: string, cause?: unknown): NarwharfError =>
   new NarwharfError('PEER_BROKE', { peer, problem }, cause)
 
 interface StallTimer {
+  /** Set when it ran out. */
+  readonly error: NarwharfError | undefined
   touch(): void
   stop(): void
 }
 
-function createStallTimer(stallMs: number, onStall: () => void): StallTimer {
+function createStallTimer(
+  peer: string,
+  stallMs: number,
+  onStall: (error: NarwharfError) => void,
+): StallTimer {
   let timer: NodeJS.Timeout | undefined
+  let stalled: NarwharfError | undefined
   const stop = (): void => clearTimeout(timer)
+  const run = (): void => {
+    const problem = `nothing came for ${stallMs / 1000} s`
+    stalled = new NarwharfError('PEER_STALLED', { peer, problem })
+    onStall(stalled)
+  }
   return {
+    get error() {
+      return stalled
+    },
     touch() {
       stop()
-      timer = setTimeout(onStall, stallMs).unref()
+      timer = setTimeout(run, stallMs).unref()
     },
     stop,
   }
@@ -288,6 +301,8 @@ function replyOf(
       }
     } catch (error) {
       if (error instanceof NarwharfError) throw error
+      // Node says of the response that it was cut off, not by whom.
+      if (timer.error !== undefined) throw timer.error
       if ((error as Error).name === 'AbortError') throw error
       throw broke(peer, problemOf(error), error)
     } finally {

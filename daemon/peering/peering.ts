@@ -36,7 +36,8 @@ export interface Peering {
   close(): Promise<void>
   /**
    * Asks a peer, at the first of its addresses that answers with its key. Rejects with PEER_UNREACHABLE when none does and
-   * with PEER_BROKE when the connection ends or stalls before the reply; a body that does so throws PEER_BROKE out of its loop.
+   * with PEER_BROKE when the connection ends before the reply, with PEER_STALLED when nothing comes; a body that does so throws the
+   * same out of its loop.
    */
   request(key: PeerKey, addresses: readonly PeerAddress[], request: PeerRequest): Promise<PeerReply>
   /** One `POST /pair` on a connection of its own, its body made from the handshake's hash. Rejects as `request`. */

@@ -27,6 +27,16 @@ export interface NarReply {
  */
 export const START_GATE_MS = 2500
 
+/**
+ * A peer's NAR up to this size is not begun before it is here and right: it is there in milliseconds, or the peer stalls, drips
+ * or lies, and then the next one has its turn while nothing wrong is out yet, and Nix gets a 404 rather than a cut that it
+ * tries to mend five times.
+ */
+const WHOLE_FIRST_BYTES = 1024 * 1024
+
+/** The longest that may take, ms: beyond what a peer may stall or drip. */
+const WHOLE_FIRST_MS = 30_000
+
 /** One way to produce the body: from which candidates, and how. */
 interface Representation {
   readonly candidates: readonly Candidate[]
@@ -153,7 +163,9 @@ async function gate(
     if (verdicts.known(candidate.holder, candidate.holding) === 'bad') continue
     if (!candidate.holder.isCurrent(candidate.holding)) continue
     const lease = verdicts.lease(candidate.holder, candidate.holding)
-    const verdict = await verdictWithin(lease, startGateMs)
+    const isSmall = candidate.holding.info.narSize <= WHOLE_FIRST_BYTES
+    const budgetMs = candidate.holder.kind === 'peer' && isSmall ? WHOLE_FIRST_MS : startGateMs
+    const verdict = await verdictWithin(lease, budgetMs)
     if (verdict === undefined || verdict === 'good') {
       return { gated: { candidate, lease, verdict }, index }
     }

@@ -290,7 +290,9 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       ]
       const found = await findEverywhere(asked, trust, hashPart)
       return found.map(finding => {
-        const { holding, decision } = finding
+        const { holder, holding, decision } = finding
+        const problem = finding.problem ?? peers?.passedOver?.(holder, hashPart)
+        if (problem !== undefined) return { holder, problem }
         const isWord = decision?.offered === true && decision.reason === 'member'
         if (holding === undefined || !isWord) return finding
         return { ...finding, contradiction: contradicted(holding) }

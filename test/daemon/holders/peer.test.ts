@@ -246,7 +246,7 @@ for (const [place, options] of Object.entries(PLACES)) {
   t.test(`${place}: truncated, endless, silent`, async t => {
     for (const [misdeed, code] of [
       [{ truncateAt: 1_000_000 }, 'PEER_BROKE'],
-      [{ stallAfter: 1_000_000 }, 'PEER_BROKE'],
+      [{ stallAfter: 1_000_000 }, 'PEER_STALLED'],
       [{ endless: true }, 'PEER_LIED'],
     ] as const) {
       const { peers, holders, find, lies } = await makeSite(t, ['a', 'b'], options)
@@ -328,6 +328,53 @@ t.test('the spool leaves nothing behind', async t => {
       code: 'HOLDING_GONE',
     },
   )
+})
+
+t.test('who takes a request and sends nothing is passed over', async t => {
+  const { site, peers, spool } = await makeSite(t, ['a', 'b'])
+  const [a, b] = peers as [FakePeer, FakePeer]
+  let clock = 0
+  const all = createPeerHolders({
+    ownKey: site.own.key,
+    indexes: site.indexes,
+    facts: {
+      isUp: key => peers.some(peer => peer.key === key && peer.up),
+      addresses: key => peers.filter(peer => peer.key === key).map(({ address }) => address),
+      nameOf: key => (key === a.key ? 'a' : 'b'),
+      rttMs: key => (key === a.key ? 1 : 2),
+    },
+    transport: site.peering,
+    spool,
+    async *paths() {},
+    storeDir: '/nix/store',
+    events: site.events,
+    now: () => clock,
+  })
+  const other = fakePath('other-1.0', nar)
+  for (const peer of peers) peer.put(other, nar)
+  const keys = (part = hashPart) => all.able(part).map(({ id }) => id.slice(5))
+  const holder = all.holder(a.key)
+  const stall = async () => {
+    await t.rejects(collect(holder.openNar(holder.find(hashPart) as Holding)), {
+      code: 'PEER_STALLED',
+    })
+  }
+  a.misdeed = { stallAfter: 1000 }
+  t.same(keys(), [a.key, b.key])
+  await stall()
+  t.same(keys(), [b.key], 'for that path')
+  t.same(keys(hashPartOf(other.storePath)), [b.key, a.key], 'and the last for others')
+  t.match(all.passedOver(holder, hashPart), /a sent nothing.* 30 s/)
+  clock += 30_001
+  t.same(keys(), [a.key, b.key], 'for a while')
+  await stall()
+  clock += 30_001
+  t.same(keys(), [b.key], 'which grows')
+  clock += 30_001
+  t.same(keys(), [a.key, b.key])
+  b.up = false
+  a.up = false
+  t.equal(all.passedOver(holder, hashPart), undefined)
 })
 
 t.test('who is asked first, and what a miss costs', async t => {

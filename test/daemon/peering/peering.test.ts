@@ -217,10 +217,11 @@ t.test('peers that break, stall or are off', async t => {
     response.write(Buffer.alloc(1000))
     if (request.url === '/cut') setImmediate(() => response.destroy())
   })
-  await t.rejects(get(server.address, '/never'), { code: 'PEER_BROKE', message: /nothing came/ })
+  await t.rejects(get(server.address, '/never'), { code: 'PEER_STALLED', message: /nothing came/ })
   for (const path of ['/cut', '/stall']) {
     const { body } = await get(server.address, path)
-    await t.rejects(bodyOf(body), { code: 'PEER_BROKE' }, path)
+    const code = path === '/cut' ? 'PEER_BROKE' : 'PEER_STALLED'
+    await t.rejects(bodyOf(body), { code }, path)
   }
   const off = { host: loopback, port: await freePort() }
   await t.rejects(get(off), { code: 'PEER_UNREACHABLE' })

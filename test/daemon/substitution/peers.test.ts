@@ -289,6 +289,42 @@ t.test('a liar caught while its bytes go out already', async t => {
   t.ok((await b.fetch())?.equals(nar))
 })
 
+t.test('a peer that begins with wrong bytes and then is silent', async t => {
+  const site = makeSite(t)
+  const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
+  const small = randomBytes(400_000)
+  const smallInfo: PathInfo = { ...fakePath('small-1.0', small), signatures: signed.signatures }
+  const smallUrl: NarUrl = { hashPart: hashPartOf(smallInfo.storePath), compression: 'none' }
+  const fetchSmall = async () => {
+    const reply = await b.substitution.nar(smallUrl, here, { resuming: false, startGateMs: 0 })
+    return reply && collect(reply.open({ start: 0, end: small.length }))
+  }
+  a.put(smallInfo, small)
+  a.local.openNar = () => ({
+    recycle() {},
+    destroy() {},
+    async *[Symbol.asyncIterator]() {
+      yield Buffer.alloc(1000)
+      await new Promise(() => {})
+    },
+  })
+  a.local.verify = async () => ({})
+  t.equal(await fetchSmall(), undefined, 'alone: a clean miss after one stall')
+  const start = performance.now()
+  t.equal(await fetchSmall(), undefined)
+  t.ok(performance.now() - start < 1000, 'and from then on at once')
+  t.match(await explainWhyNot(b.substitution, smallInfo.storePath), {
+    summary: /sent nothing/,
+    holders: [{}, { verdict: 'holder-down' }],
+  })
+  c.put(smallInfo, small)
+  t.ok((await fetchSmall())?.equals(small), 'an honest one helps, its bytes from the first on')
+  const d = await site.add('d')
+  const reply = await d.substitution.nar(smallUrl, here, { resuming: false, startGateMs: 0 })
+  const bytes = reply && (await collect(reply.open({ start: 0, end: small.length })))
+  t.ok(bytes?.equals(small), 'also whom it had not cheated yet')
+})
+
 t.test('a member’s word', async t => {
   const site = makeSite(t)
   const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
