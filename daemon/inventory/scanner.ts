@@ -97,15 +97,20 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
   }
 
   const scan = async (generation: number | string): Promise<void> => {
-    const startedAt = now()
     const first = scanned === undefined
+    // A holder must be known before its first holdings are, or a search during a long first scan shows nobody.
+    if (first) await become(state)
+    // From here on it costs: at a start, the line above waits for the catalog's thread far longer than a scan takes.
+    const startedAt = now()
+    const rest = (): void => {
+      notBefore = now() + REST_FACTOR * (now() - startedAt)
+    }
     try {
-      // A holder must be known before its first holdings are, or a search during a long first scan shows nobody.
-      if (first) await become(state)
       const { signal } = abort
       const options = { sizeOf, signal }
       const walk = follower?.all() ?? holder.paths()
       const result = await catalog.holdings.replaceAll(holder.id, walk, options)
+      rest()
       const { paths, narBytes } = result
       scanned = generation
       retryAt = Infinity
@@ -115,11 +120,10 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
       if (result.added + result.removed > 0) events.emit('holder:changed', holder.id)
     } catch (error) {
       if (abort.signal.aborted) return
+      rest()
       retryAt = now() + RETRY_MS
       scanned = generation
       await become({ ...state, up: false, problem: problemOf(error) })
-    } finally {
-      notBefore = now() + REST_FACTOR * (now() - startedAt)
     }
   }
 
@@ -192,6 +196,8 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
     setUp(problem) {
       const up = problem === undefined
       if (abort.signal.aborted || (state.up === up && state.problem === problem)) return
+      // What stopped a scan is over. What the scan cost still counts, so that a loose plug does not cost one each time.
+      if (up && retryAt !== Infinity) retryAt = now()
       void become({ ...state, up, problem })
     },
     async idle() {

@@ -143,6 +143,32 @@ t.test('a holder out of reach', async t => {
   })
 })
 
+t.test('a holder that comes just after the start', async t => {
+  let now = NOW
+  const { inventory, catalog, events, store } = await rig(t, { clock: () => now })
+  const { upsert } = catalog.holders
+  // A thread that is just being started on a busy machine.
+  const slowly: typeof upsert = async holder => {
+    now += 5000
+    await upsert(holder)
+  }
+  Object.assign(catalog.holders, { upsert: slowly })
+  const paths = store.paths
+  store.paths = () => {
+    throw new Error('not made yet')
+  }
+  await inventory.open()
+  await inventory.idle()
+  t.match(inventory.status()[0], { up: false, problem: 'not made yet' })
+  store.paths = paths
+  const info = fakePath('first', nar('b'))
+  store.put(info, nar('b'))
+  const changed = nextChange(events)
+  events.emit('holder:up', store.id)
+  t.same(await changed, [store.id], 'is read at once')
+  t.match(inventory.status()[0], { up: true, paths: 1 })
+})
+
 t.test('closing interrupts a scan', async t => {
   const { inventory, store, catalog } = await rig(t)
   let yields = 0
