@@ -230,6 +230,9 @@ async function* fallThrough(
     }
     // Nobody reads any more: no other holder needs to be troubled.
     if (isOver()) return
+    if (PEER_WENT.some(code => isNarwharfError(lastError, code))) {
+      verdicts.breakOff(candidate.holding.info.narHash.bytes)
+    }
     // Bytes that turned out wrong may be out already, by this transfer or the one it resumes: nothing can mend it, and the
     // rest must not be had from elsewhere.
     if ((verdict === 'bad' || isNarwharfError(lastError, 'PEER_LIED')) && at > 0) {
@@ -247,6 +250,9 @@ async function* fallThrough(
     })
   )
 }
+
+/** How it shows that a peer went away in the middle. */
+const PEER_WENT = ['PEER_BROKE', 'PEER_UNREACHABLE'] as const
 
 /** What is known of the request. */
 export interface PrepareOptions {

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { encodeNix32 } from '../../protocol/nix32.ts'
 import { hashPartOf, type HashPart } from '../../protocol/store-path.ts'
 import type { NarUrl } from '../../protocol/nar-url.ts'
 import type { EventBus } from '../events.ts'
@@ -19,6 +20,7 @@ import {
 import { contradiction } from './claims.ts'
 import { chooseForNarinfo, renderNarinfo, type LiveCompression } from './narinfo-text.ts'
 import { prepareNar, type NarReply, type PrepareOptions } from './nar-reply.ts'
+import { RETURN_WAIT_MS, untilReturned } from './returning.ts'
 import { createVerdicts, type Verdicts, type VerdictStore } from './verdicts.ts'
 
 export interface SubstitutionOptions {
@@ -40,6 +42,8 @@ export interface SubstitutionOptions {
   /** Default: all. */
   readonly withPeers?: LanSharing | undefined
   readonly liveCompression: LiveCompression
+  /** How long a peer that went away in the middle of a NAR is waited for, ms; default {@link RETURN_WAIT_MS}. */
+  readonly returnWaitMs?: number | undefined
   /** Bound of the rendered narinfos kept in memory, bytes. */
   readonly narinfoCacheBytes?: number | undefined
 }
@@ -106,6 +110,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   // One map per audience: what one may see must never be found by the other.
   const caches = Array.from({ length: AUDIENCES }, () => new Map<HashPart, Entry>())
   let cachedBytes = 0
+  let closed = false
 
   const forget = (cache: Map<HashPart, Entry>, hashPart: HashPart, entry: Entry) => {
     cache.delete(hashPart)
@@ -246,6 +251,18 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       audience,
     )
 
+  /** Whether somebody who was giving that NAR may come back and go on: then a 404 is not yet the answer. */
+  const mayReturn = (url: NarUrl, audience: Audience, { resuming }: PrepareOptions): boolean =>
+    (peers?.claims?.(url.hashPart) ?? []).some(({ holder, holding }) => {
+      const { bytes } = holding.info.narHash
+      if (url.narHash !== undefined && encodeNix32(bytes) !== url.narHash) return false
+      if (resuming ? verdicts.isSpoilt(bytes) : !verdicts.brokeOff(bytes)) return false
+      if (peers?.passedOver?.(holder, url.hashPart) !== undefined) return false
+      if (verdicts.known(holder, holding) === 'bad') return false
+      const decision = trust.decide(holder, holding)
+      return !(decision instanceof Promise) && permits(decision, audience, sharing)
+    })
+
   return {
     verdicts,
     ...sharing,
@@ -279,8 +296,16 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     },
     candidates: async (hashPart, audience) => find(hashPart, audience),
     async nar(url, audience, prepare) {
-      const candidates = await find(url.hashPart, audience)
-      return prepareNar(url, candidates, verdicts, prepare)
+      const attempt = async () =>
+        prepareNar(url, await find(url.hashPart, audience), verdicts, prepare)
+      const reply = await attempt()
+      if (reply !== undefined || isNear(audience) || prepare.probe === true) return reply
+      return untilReturned({
+        events,
+        waitMs: options.returnWaitMs ?? RETURN_WAIT_MS,
+        mayReturn: () => !closed && mayReturn(url, audience, prepare),
+        attempt,
+      })
     },
     async findings(hashPart) {
       const asked = [
@@ -299,6 +324,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       })
     },
     close() {
+      closed = true
       events.off('holding:bad', dropBad)
       verdicts.close()
       for (const cache of caches) cache.clear()

@@ -33,6 +33,10 @@ export interface Verdicts {
   spoil(narHash: Uint8Array): void
   /** Whether that was so within the last minute, in which clients resume. */
   isSpoilt(narHash: Uint8Array): boolean
+  /** A NAR with that hash broke off, as the peer that sent it went away. */
+  breakOff(narHash: Uint8Array): void
+  /** Whether that was so within the last minute. */
+  brokeOff(narHash: Uint8Array): boolean
   close(): void
 }
 
@@ -42,7 +46,10 @@ const FLEETING_BAD_MS = 24 * 3600_000
 /** How long nobody may resume after wrong bytes went out: Nix tries again within 5 s, in steps of up to 2.4 s. */
 const SPOILT_MS = 60_000
 
-/** Most entries of each of these two memories. */
+/** How long a break is remembered: Nix comes back within 5 s, and a person who starts it again within a minute. */
+const BROKEN_MS = 60_000
+
+/** Most entries of each of these memories. */
 const REMEMBERED_MAX = 10_000
 
 /** Values that are forgotten after a while, or when there are too many. */
@@ -84,6 +91,7 @@ export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts 
   const running = new Map<string, Running>()
   const fleetingBad = createShortMemory<string>(FLEETING_BAD_MS)
   const spoilt = createShortMemory<true>(SPOILT_MS)
+  const broken = createShortMemory<true>(BROKEN_MS)
   const keyOf = (holder: Holder, holding: Holding) => `${holder.id}\n${holding.identity}`
   const hashKey = (narHash: Uint8Array) => Buffer.from(narHash).toString('base64')
 
@@ -138,6 +146,8 @@ export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts 
     condemn,
     spoil: narHash => spoilt.set(hashKey(narHash), true),
     isSpoilt: narHash => spoilt.get(hashKey(narHash)) === true,
+    breakOff: narHash => broken.set(hashKey(narHash), true),
+    brokeOff: narHash => broken.get(hashKey(narHash)) === true,
     lease(holder, holding) {
       const settled = known(holder, holding)
       if (settled !== undefined) return { verdict: Promise.resolve(settled), release() {} }

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Test } from 'tap'
-import { createEventBus } from '../../../daemon/events.ts'
+import { createEventBus, type EventBus } from '../../../daemon/events.ts'
 import { createNarSpool } from '../../../daemon/holders/nar-spool.ts'
 import { createPeerHolders } from '../../../daemon/holders/peers.ts'
 import { createCounters } from '../../../daemon/http/counters.ts'
@@ -15,6 +16,7 @@ import { explainWhyNot } from '../../../daemon/substitution/why-not.ts'
 import type { Decision, Trust } from '../../../daemon/trust/trust.ts'
 import type { ByteStream } from '../../../daemon/workers/byte-stream.ts'
 import type { NarUrl } from '../../../protocol/nar-url.ts'
+import { fail } from '../../../protocol/errors.ts'
 import { encodeNix32 } from '../../../protocol/nix32.ts'
 import type { PathInfo } from '../../../protocol/path-info.ts'
 import { hashPartOf, parseBaseName, parseHashPart } from '../../../protocol/store-path.ts'
@@ -50,6 +52,9 @@ interface SiteHost {
   readonly substitution: ReturnType<typeof createSubstitution>
   readonly index: Map<string, IndexedHolding>
   readonly lies: PeerKey[]
+  readonly events: EventBus
+  /** Its requests find nobody. */
+  cutOff: boolean
   up: boolean
   requests: number
   /** Ends its connections and its server, as a power cut. */
@@ -73,7 +78,7 @@ function makeSite(t: Test) {
 
   const add = async (
     name: string,
-    options: { withPeers?: LanSharing; trust?: Trust } = {},
+    options: { withPeers?: LanSharing; trust?: Trust; returnWaitMs?: number } = {},
   ): Promise<SiteHost> => {
     const who = fakeMembers(members, name)
     const events = createEventBus()
@@ -99,8 +104,9 @@ function makeSite(t: Test) {
         nameOf: key => names.get(key),
       },
       transport: {
-        request: (...args) => {
+        request: async (...args) => {
           host.requests++
+          if (host.cutOff) fail('PEER_UNREACHABLE', { peer: 'x', problem: 'cut off' })
           return peering.request(...args)
         },
       },
@@ -125,6 +131,7 @@ function makeSite(t: Test) {
       withLan: 'signed',
       withPeers: options.withPeers,
       liveCompression: 'none',
+      returnWaitMs: options.returnWaitMs,
     })
     const routes = createPeerRoutes({ substitution, counters: createCounters(), log })
     ports.set(who.key, await peering.open())
@@ -137,6 +144,8 @@ function makeSite(t: Test) {
       substitution,
       index: new Map(),
       lies,
+      events,
+      cutOff: false,
       up: true,
       requests: 0,
       async kill() {
@@ -240,6 +249,58 @@ t.test('all others off: a miss needs no network and no time', async t => {
   a.up = true
   t.match(await b.narinfo(), 'StorePath', 'offered when it is there again')
   t.equal(await b.fetch(), undefined, 'but not reached: a clean miss')
+})
+
+t.test('the only holder dies in the middle and comes back', async t => {
+  const narHash = encodeNix32(info.narHash.bytes)
+  for (const seenGone of [true, false]) {
+    const site = makeSite(t)
+    const [a, b] = [await site.add('a'), await site.add('b', { returnWaitMs: 20_000 })]
+    a.put(signed, nar)
+    a.local.breakAt = 1_500_000
+    const options = { resuming: false, startGateMs: 0 }
+    const reply = await b.substitution.nar(url, here, options)
+    const part: Buffer[] = []
+    await t.rejects(async () => {
+      for await (const chunk of reply?.open({ start: 0, end: nar.length }) ?? []) {
+        part.push(Buffer.from(chunk))
+        b.cutOff = true
+      }
+    })
+    const got = Buffer.concat(part)
+    t.ok(got.length > 0 && got.equals(nar.subarray(0, got.length)))
+    if (seenGone) a.up = false
+    const again = b.substitution.nar({ ...url, narHash }, here, { resuming: got.length > 0 })
+    const first = await Promise.race([again, sleep(100, 'waits')])
+    t.equal(first, 'waits', 'no 404 yet')
+    a.local.breakAt = undefined
+    b.cutOff = false
+    a.up = true
+    if (seenGone) b.events.emit('peer:up', a.key)
+    const rest = await again
+    const bytes = rest && (await collect(rest.open({ start: got.length, end: nar.length })))
+    t.ok(bytes?.equals(nar.subarray(got.length)), seenGone ? 'seen gone' : 'never missed')
+    t.equal(b.events.listenerCount('peer:up'), 0)
+  }
+})
+
+t.test('the only holder stays away', async t => {
+  const site = makeSite(t)
+  const [a, b] = [await site.add('a'), await site.add('b', { returnWaitMs: 300 })]
+  a.put(signed, nar)
+  a.up = false
+  const ask = async (resuming: boolean) => {
+    const start = performance.now()
+    t.equal(await b.substitution.nar(url, here, { resuming }), undefined)
+    return performance.now() - start
+  }
+  t.ok((await ask(false)) < 100, 'an ordinary miss is one at once')
+  const waited = await ask(true)
+  t.ok(waited >= 290 && waited < 3000, 'who has a part waits, and not for ever')
+  a.index.clear()
+  // Tells that the index changed.
+  b.put(fakePath('other-1.0', nar), nar)
+  t.ok((await ask(true)) < 200, 'for nobody, nobody waits')
 })
 
 t.test('a liar', async t => {
