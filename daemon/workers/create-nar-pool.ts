@@ -9,12 +9,19 @@ import { startWorkerThread, type WorkerThread } from './worker-thread.ts'
 /** Most threads by default: four fill a 10 Gbit/s network. */
 const MAX_THREADS = 4
 
+/**
+ * How long after `open` a first thread is started, ms. Later than a host takes to start and to meet the others, on a machine
+ * where its processor time is missed then, and soon enough that the first NAR seldom waits for it.
+ */
+const WARM_MS = 2000
+
 /** Threads by default: one core is the main thread's; two at least, so that one serves while another decodes xz. */
 const defaultThreads = (): number => Math.min(MAX_THREADS, Math.max(2, availableParallelism() - 1))
 
 export interface NarPoolOptions {
   /** Most worker threads. */
   readonly threads?: number | undefined
+  readonly warmMs?: number | undefined
   /** How a thread is started. */
   readonly startThread?: (() => WorkerThread) | undefined
 }
@@ -22,8 +29,10 @@ export interface NarPoolOptions {
 /** Makes the pool; threads are started when there is work for them, and anew where one was lost. */
 export function createNarPool(options: NarPoolOptions = {}): NarPool {
   const { threads: count = defaultThreads(), startThread = startWorkerThread } = options
+  const { warmMs = WARM_MS } = options
   let threads: WorkerThread[] = []
   let isOpen = false
+  let warming: NodeJS.Timeout | undefined
   let lastId = 0
 
   /** The thread with the least to do. */
@@ -79,11 +88,14 @@ export function createNarPool(options: NarPoolOptions = {}): NarPool {
     async open() {
       if (isOpen) return
       isOpen = true
-      // One is ready for the first request.
-      threads = [startThread()]
+      // One is ready for the first request, unless that comes at once.
+      warming = setTimeout(() => {
+        if (threads.length === 0) threads.push(startThread())
+      }, warmMs).unref()
     },
     async close() {
       isOpen = false
+      clearTimeout(warming)
       const ending = threads
       threads = []
       await Promise.all(ending.map(thread => thread.terminate('the daemon is closing')))

@@ -19,7 +19,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import type { ByteStream } from '../../../daemon/workers/byte-stream.ts'
 import { createNarPool } from '../../../daemon/workers/create-nar-pool.ts'
-import { startWorkerThread, type WorkerThread } from '../../../daemon/workers/worker-thread.ts'
+import {
+  startWorkerThread,
+  type Listener,
+  type WorkerThread,
+} from '../../../daemon/workers/worker-thread.ts'
 import { createListing } from '../../../protocol/nar/listing.ts'
 import { createNarReader } from '../../../protocol/nar/reader.ts'
 import {
@@ -421,4 +425,36 @@ t.test('a closed pool refuses, and opens again', async t => {
   await other.open()
   t.equal((await other.digestTree(root)).narSize, nar.length)
   await other.close()
+})
+
+/** A thread that finds the same in every tree, at once. */
+function quickThread(listing: string): WorkerThread {
+  const listeners = new Map<number, Listener>()
+  return {
+    busy: 0,
+    alive: true,
+    listen: (id, listener) => void listeners.set(id, listener),
+    forget: id => void listeners.delete(id),
+    send(message) {
+      const result = { kind: 'list-tree', listing: Buffer.from(listing) } as const
+      listeners.get(message.id)?.take({ op: 'result', id: message.id, result })
+    },
+    terminate: async () => {},
+  }
+}
+
+t.test('a start waits for no thread, and the first request finds one', async t => {
+  let started = 0
+  const startThread = () => quickThread(`thread ${++started}`)
+  const later = createNarPool({ startThread, warmMs: 60_000 })
+  await later.open()
+  t.equal(started, 0)
+  t.equal(String(await later.listTree(root)), 'thread 1', 'asked for at once')
+  await later.close()
+
+  const soon = createNarPool({ startThread, warmMs: 1 })
+  await soon.open()
+  while (started < 2) await new Promise(resolve => setImmediate(resolve))
+  t.equal(String(await soon.listTree(root)), 'thread 2', 'the one that was ready')
+  await soon.close()
 })
