@@ -60,6 +60,9 @@ const WINDOW_BYTES = 4 * MIB
 /** How long hosts that together gave wrong bytes are asked one by one only. */
 const SUSPECT_MS = 10 * 60_000
 
+/** How long after that nobody goes on in the middle: what was given before may be of the wrong ones. Nix resumes within 5 s. */
+const TAINTED_MS = 60_000
+
 /** Hosts in turn that may each turn out to have lied before somebody who waits is told so. */
 const LIARS_MAX = 8
 
@@ -182,9 +185,24 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
     return transfer
   }
 
+  /**
+   * Whether a part is of somebody who went away or fell silent: who begins now gets none of it, as it may be wrong, and once
+   * it is out nothing can mend it. Who has it already goes on with it, and whether it was right shows in the end.
+   */
+  const isLeftByOthers = ({ state, contributors, runs }: Transfer, source: SpoolSource): boolean =>
+    state === 'filling' && [...contributors.keys()].some(id => id !== runs && id !== source.id)
+
+  /** Whether hosts together gave wrong bytes of it a moment ago. */
+  const isTainted = (nar: SpoolNar): boolean =>
+    (suspects.get(idOf(nar)) ?? 0) > performance.now() + SUSPECT_MS - TAINTED_MS
+
   /** For a reader: the shared transfer, or one of its own where that has no bytes so early any more. */
   const claim = async (nar: SpoolNar, source: SpoolSource, at: number): Promise<Transfer> => {
     let transfer = find(nar, source)
+    if (at === 0 && isLeftByOthers(transfer, source)) {
+      transfer = start(nar)
+      transfers.set(keyOf(nar, source), transfer)
+    }
     await transfer.storage
     if (transfer.kind === 'window' && (transfer.readers > 0 || transfer.from > at)) {
       transfer = start(nar)
@@ -298,6 +316,7 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
           isOver: () => over,
           track: interest => (current = interest),
         }
+        if (begin > 0 && isTainted(nar)) lied(nar, source)
         for (let liars = 0; liars < LIARS_MAX && !over; liars++) {
           try {
             if (yield* drain(reading)) return

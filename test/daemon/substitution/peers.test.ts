@@ -386,6 +386,75 @@ t.test('a peer that begins with wrong bytes and then is silent', async t => {
   t.ok(bytes?.equals(small), 'also whom it had not cheated yet')
 })
 
+/** What a host may send in the place of its NAR. */
+const MISDEEDS = {
+  bytes: async function* (forged: Buffer) {
+    yield forged
+  },
+  short: async function* (forged: Buffer) {
+    yield forged.subarray(0, forged.length >> 1)
+    throw new Error('enough')
+  },
+  silent: async function* () {
+    yield await new Promise<Buffer>(() => {})
+  },
+  half: async function* (forged: Buffer) {
+    yield forged.subarray(0, forged.length >> 1)
+    await new Promise(() => {})
+  },
+}
+
+/** A NAR as Nix gets it: from the byte where it broke on, up to five times; a 404 is the last word. */
+async function asNix(host: SiteHost, wanted: NarUrl, size: number): Promise<Buffer | undefined> {
+  let got = Buffer.alloc(0)
+  for (let attempt = 0; attempt < 5; attempt++) {
+    const options = { resuming: got.length > 0, startGateMs: 100 }
+    const reply = await host.substitution.nar(wanted, here, options)
+    if (reply === undefined) return undefined
+    try {
+      for await (const chunk of reply.open({ start: got.length, end: size })) {
+        got = Buffer.concat([got, chunk])
+      }
+      return got
+    } catch {
+      // It tries again.
+    }
+  }
+  return undefined
+}
+
+t.test('a liar alone, then an honest holder beside it that was known all the while', async t => {
+  for (const size of [400_000, 3_000_000]) {
+    for (const [misdeed, send] of Object.entries(MISDEEDS)) {
+      const site = makeSite(t)
+      const [m, a, b] = [
+        await site.add('m'),
+        await site.add('a'),
+        await site.add('b', { returnWaitMs: 300 }),
+      ]
+      const real = randomBytes(size)
+      const path: PathInfo = { ...fakePath('p-1.0', real), signatures: signed.signatures }
+      const narHash = encodeNix32(path.narHash.bytes)
+      const wanted: NarUrl = { hashPart: hashPartOf(path.storePath), narHash, compression: 'none' }
+      m.put(path, real)
+      a.put(path, real)
+      const forged = randomBytes(size)
+      m.local.openNar = () => ({
+        recycle() {},
+        destroy() {},
+        [Symbol.asyncIterator]: () => send(forged),
+      })
+      m.local.verify = async () => ({})
+      a.up = false
+      const what = `${misdeed}, ${size} bytes`
+      t.equal(await asNix(b, wanted, size), undefined, `${what}: alone, no wrong bytes`)
+      a.up = true
+      const bytes = await asNix(b, wanted, size)
+      t.ok(bytes?.equals(real), `${what}: the honest one helps, ${bytes?.length}`)
+    }
+  }
+})
+
 t.test('a member’s word', async t => {
   const site = makeSite(t)
   const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
