@@ -68,6 +68,11 @@ export async function* openPeerNar(
       }
     } catch (error) {
       const again = isNarwharfError(error, 'PEER_BROKE') && at > before && attempt < RECONNECTS
+      // It was there when it began: another thing than one that was not reached at all.
+      if (at > request.offset && isNarwharfError(error, 'PEER_UNREACHABLE')) {
+        const problem = `it stopped at byte ${at} and cannot be reached any more`
+        throw new NarwharfError('PEER_BROKE', { peer, problem }, error)
+      }
       if (!again || signal.aborted) throw error
     }
   }

@@ -120,6 +120,12 @@ export function createVerdicts(store: VerdictStore, events: EventBus): Verdicts 
     try {
       problem = (await holder.verify(holding, signal)).problem
     } catch (error) {
+      if (
+        isNarwharfError(error, 'PEER_BROKE') &&
+        isNarwharfError(error.cause, 'PEER_UNREACHABLE')
+      ) {
+        broken.set(hashKey(holding.info.narHash.bytes), true)
+      }
       if (!isDamage(error)) return 'gone'
       problem = error
     }

@@ -284,6 +284,21 @@ t.test('the only holder dies in the middle and comes back', async t => {
   }
 })
 
+t.test('the only holder dies before the first byte is given, and comes back', async t => {
+  const site = makeSite(t)
+  const [a, b] = [await site.add('a'), await site.add('b', { returnWaitMs: 20_000 })]
+  a.put(signed, nar)
+  a.local.breakAt = 1_500_000
+  const again = b.substitution.nar(url, here, { resuming: false })
+  while (b.requests === 0) await sleep(1)
+  b.cutOff = true
+  t.equal(await Promise.race([again, sleep(700, 'waits')]), 'waits')
+  a.local.breakAt = undefined
+  b.cutOff = false
+  const reply = await again
+  t.ok(reply && (await collect(reply.open({ start: 0, end: nar.length }))).equals(nar))
+})
+
 t.test('the only holder stays away', async t => {
   const site = makeSite(t)
   const [a, b] = [await site.add('a'), await site.add('b', { returnWaitMs: 300 })]
