@@ -150,12 +150,15 @@ export function createPeerClient(options: {
       ...addresses.filter(one => known.every(two => nameOf(one) !== nameOf(two))),
     ]
     const { agent } = pool
-    try {
-      return await send(peer, asked, { agent }, limits.stallMs)
-    } catch (error) {
-      // A kept connection may have been closed by the peer just as it was taken: that says nothing, a new one does.
-      if (!(error instanceof StaleError)) throw error
-      return send(peer, asked, { agent }, limits.stallMs)
+    // Kept connections may have been closed by the peer just as they were taken, all of them after a restart: that says
+    // nothing, a new one does.
+    for (let stale = 0; ; stale++) {
+      try {
+        return await send(peer, asked, { agent }, limits.stallMs)
+      } catch (error) {
+        if (!(error instanceof StaleError)) throw error
+        if (stale >= limits.socketsPerPeer) throw broke(peer, 'it closes every connection', error)
+      }
     }
   }
 
