@@ -71,8 +71,13 @@ export async function startCacheServer(scope: Scope, dir: string): Promise<Cache
     sockets.add(socket)
     socket.on('close', () => sockets.delete(socket))
   })
-  await server.start()
-  scope.teardown(() => (http.listening ? server.stop() : undefined))
+  const starting = server.start()
+  // A scope may end while the server is still starting.
+  scope.teardown(async () => {
+    await starting
+    if (http.listening) await server.stop()
+  })
+  await starting
   return server
 }
 
