@@ -196,13 +196,16 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
   const isTainted = (nar: SpoolNar): boolean =>
     (suspects.get(idOf(nar)) ?? 0) > performance.now() + SUSPECT_MS - TAINTED_MS
 
+  const startAnew = (nar: SpoolNar, source: SpoolSource): Transfer => {
+    const transfer = start(nar)
+    transfers.set(keyOf(nar, source), transfer)
+    return transfer
+  }
+
   /** For a reader: the shared transfer, or one of its own where that has no bytes so early any more. */
   const claim = async (nar: SpoolNar, source: SpoolSource, at: number): Promise<Transfer> => {
     let transfer = find(nar, source)
-    if (at === 0 && isLeftByOthers(transfer, source)) {
-      transfer = start(nar)
-      transfers.set(keyOf(nar, source), transfer)
-    }
+    if (at === 0 && isLeftByOthers(transfer, source)) transfer = startAnew(nar, source)
     await transfer.storage
     if (transfer.kind === 'window' && (transfer.readers > 0 || transfer.from > at)) {
       transfer = start(nar)
@@ -256,6 +259,7 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
         const got = await storage.read(reading.at, out)
         if (got === 0) throw new Error('the spool is shorter than it was')
         reading.at += got
+        transfer.given = true
         yield loans.lend(buffer, got)
       }
       return true
@@ -287,7 +291,9 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
     async whole(nar, source, signal) {
       for (let liars = 0; liars < LIARS_MAX; liars++) {
         signal?.throwIfAborted()
-        const transfer = find(nar, source)
+        let transfer = find(nar, source)
+        // Its first reader would begin anew anyway: then the check and the reader share one transfer.
+        if (!transfer.given && isLeftByOthers(transfer, source)) transfer = startAnew(nar, source)
         const interest = transfer.join(source)
         const onAbort = () => transfer.fail(interest, signal?.reason as Error)
         signal?.addEventListener('abort', onAbort)

@@ -37,6 +37,8 @@ export interface Transfer {
   readonly runs: string | undefined
   /** Interests. */
   readonly users: number
+  /** Whether anybody was given bytes of it: only then is there something to go on with. */
+  given: boolean
   readers: number
   join(source: SpoolSource): Interest
   leave(interest: Interest): void
@@ -176,6 +178,7 @@ export function createTransfer(nar: SpoolNar, options: TransferOptions): Transfe
     get users() {
       return interests.size
     },
+    given: false,
     readers: 0,
     join(source) {
       clearTimeout(staleTimer)

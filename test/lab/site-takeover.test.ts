@@ -17,8 +17,11 @@ const CHUNK_BYTES = 2 ** 24
 const CLIENT_RATE = 800_000_000
 /** What crosses the wire beside the NAR: frames, encryption, packets sent again, gossip. */
 const OVERHEAD = 1.06
-/** What a resumed NAR may cost in addition: what was under way in buffers when its holder died. */
-const LOST_BYTES = 64 * 2 ** 20
+/**
+ * What a resumed NAR may cost in addition: what was under way in buffers when its holder died, and what had come before the
+ * client was given its first byte, 2.5 s of its cable: nobody vouches for that part any more.
+ */
+const LOST_BYTES = 256 * 2 ** 20
 
 const NEWS_LIMIT_MS = 60_000
 const LAB_LIMIT_MS = 400_000
