@@ -1,13 +1,4 @@
-import { isNarwharfError } from '../../protocol/errors.ts'
-import {
-  formatRealisation,
-  formatRealisationId,
-  parseBuildTrace,
-  formatBuildTrace,
-  parseRealisation,
-  parseRealisationId,
-} from '../../protocol/realisation.ts'
-import { hashPartOf, isStoreName } from '../../protocol/store-path.ts'
+import { hashPartOf } from '../../protocol/store-path.ts'
 import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
 import type { NarPool } from '../workers/nar-pool.ts'
@@ -16,16 +7,9 @@ import { originOf } from './cache-dir-lookup.ts'
 import type { Origin } from './cache-dir-lookup.ts'
 import { resolveBelow } from './file-stamp.ts'
 import type { Holder, Holding } from './holder.ts'
-import { findListed, isListing } from './listing-shape.ts'
-import {
-  collect,
-  LISTING_MAX_BYTES,
-  LOG_MAX_BYTES,
-  orAbsent,
-  readUnpacked,
-  SMALL_JSON_MAX_BYTES,
-  splitInside,
-} from './small-file.ts'
+import { isListing } from './listing-shape.ts'
+import { LISTING_MAX_BYTES, orAbsent, readUnpacked } from './small-file.ts'
+import { createUnsignedFacts, readListed } from './unsigned-facts.ts'
 
 // What lies in a cache directory beside narinfos and NARs: listings, logs, realisations, build traces, debug info, all of
 // it unsigned and only as good as its shape; and files taken out of NARs.
@@ -89,16 +73,6 @@ function createDebugArchives({ find, paths, generation }: CacheDirExtrasOptions)
   }
 }
 
-/** The value a parser makes of hostile text, or undefined. */
-function parsed<T>(parse: () => T): T | undefined {
-  try {
-    return parse()
-  } catch (error) {
-    if (isNarwharfError(error) || error instanceof SyntaxError) return undefined
-    throw error
-  }
-}
-
 /** The verbs of a cache directory that are not about whole NARs. */
 export function createCacheDirExtras(options: CacheDirExtrasOptions): CacheDirExtras {
   const { dir, pool, info, isCurrent, originFor } = options
@@ -126,52 +100,15 @@ export function createCacheDirExtras(options: CacheDirExtrasOptions): CacheDirEx
       return madeListing(holding)
     },
 
-    log: derivation => readBeside(`log/${derivation}`, LOG_MAX_BYTES),
-
-    async realisation(text) {
-      const id = parsed(() => formatRealisationId(parseRealisationId(text)))
-      if (id === undefined) return undefined
-      const bytes = await readBeside(`realisations/${id}.doi`, SMALL_JSON_MAX_BYTES)
-      if (bytes === undefined) return undefined
-      const realisation = parsed(() => parseRealisation(bytes))
-      if (realisation === undefined || formatRealisationId(realisation.id) !== id) return undefined
-      return Buffer.from(formatRealisation(realisation))
-    },
-
-    async buildTrace(derivation, output) {
-      if (!isStoreName(output)) return undefined
-      const file = `build-trace-v2/${derivation}/${output}.doi`
-      const bytes = await readBeside(file, SMALL_JSON_MAX_BYTES)
-      if (bytes === undefined) return undefined
-      return parsed(() => Buffer.from(formatBuildTrace(parseBuildTrace(bytes))))
-    },
-
-    async debugInfo(buildId) {
-      if (!/^[0-9a-f]{40}$/.test(buildId)) return undefined
-      for (const name of [`${buildId}.debug`, buildId]) {
-        const bytes = await readBeside(`debuginfo/${name}`, SMALL_JSON_MAX_BYTES)
-        const link: unknown = bytes && parsed(() => JSON.parse(bytes.toString()))
-        if (typeof link !== 'object' || link === null) continue
-        const { archive, member } = link as { archive?: unknown; member?: unknown }
-        if (typeof archive !== 'string' || typeof member !== 'string') continue
-        if (member === '' || splitInside(member) === undefined) continue
-        // Relative to debuginfo/, as Nix writes it.
-        const storePath = await debugArchive(archive.replace(/^\.\.\//, ''))
-        if (storePath !== undefined) return { storePath, member }
-      }
-      return undefined
-    },
+    ...createUnsignedFacts(readBeside, debugArchive),
 
     async readFile(holding, pathInside, limit) {
-      // The listing made from the NAR itself: a stored one could point at other bytes.
       const listing = await madeListing(holding)
-      if (listing === undefined || listing.length > LISTING_MAX_BYTES) return undefined
-      const file = findListed(listing, pathInside)
-      if (file === undefined || file.size > limit) return undefined
-      if (file.size === 0) return isCurrent(holding) ? Buffer.alloc(0) : undefined
-      const range = { offset: file.narOffset, end: file.narOffset + file.size }
-      const bytes = await orAbsent(() => collect(options.openNar(holding, range), limit))
-      return bytes?.length === file.size ? bytes : undefined
+      return readListed(
+        { holding, listing, isCurrent, openNar: options.openNar },
+        pathInside,
+        limit,
+      )
     },
   }
 }

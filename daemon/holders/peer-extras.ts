@@ -2,28 +2,15 @@ import { isNarwharfError } from '../../protocol/errors.ts'
 import { createListing } from '../../protocol/nar/listing.ts'
 import { createNarReader } from '../../protocol/nar/reader.ts'
 import { parseNarUrl } from '../../protocol/nar-url.ts'
-import {
-  formatBuildTrace,
-  formatRealisation,
-  formatRealisationId,
-  parseBuildTrace,
-  parseRealisation,
-  parseRealisationId,
-} from '../../protocol/realisation.ts'
-import { hashPartOf, isStoreName } from '../../protocol/store-path.ts'
+import { hashPartOf } from '../../protocol/store-path.ts'
 import type { HashPart } from '../../protocol/store-path.ts'
 import type { PeerKey } from '../site.ts'
 import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
 import type { Holder, Holding, Verification } from './holder.ts'
 import { findListed, isListing } from './listing-shape.ts'
 import type { PeerTransportReply } from './peer.ts'
-import {
-  collect,
-  LISTING_MAX_BYTES,
-  LOG_MAX_BYTES,
-  SMALL_JSON_MAX_BYTES,
-  splitInside,
-} from './small-file.ts'
+import { collect, LISTING_MAX_BYTES } from './small-file.ts'
+import { createUnsignedFacts } from './unsigned-facts.ts'
 
 // What a peer tells beside NARs. None of it is signed, so it counts only in its shape; files inside a path are read from
 // the NAR once that was verified.
@@ -45,16 +32,6 @@ type PeerExtras = Pick<
   Holder,
   'listing' | 'log' | 'realisation' | 'buildTrace' | 'debugInfo' | 'readFile'
 >
-
-/** The value a parser makes of what a peer sent, or undefined. */
-function parsed<T>(parse: () => T): T | undefined {
-  try {
-    return parse()
-  } catch (error) {
-    if (isNarwharfError(error) || error instanceof SyntaxError) return undefined
-    throw error
-  }
-}
 
 /** The verbs of a peer's holder that are not about whole NARs. */
 export function createPeerExtras(options: PeerExtrasOptions): PeerExtras {
@@ -87,36 +64,13 @@ export function createPeerExtras(options: PeerExtrasOptions): PeerExtras {
       return bytes !== undefined && isListing(bytes, narSize) ? bytes : undefined
     },
 
-    log: derivation => small(`/log/${derivation}`, LOG_MAX_BYTES),
-
-    async realisation(text) {
-      const id = parsed(() => formatRealisationId(parseRealisationId(text)))
-      if (id === undefined) return undefined
-      const bytes = await small(`/realisations/${id}.doi`, SMALL_JSON_MAX_BYTES)
-      const realisation = bytes && parsed(() => parseRealisation(bytes))
-      if (realisation === undefined || formatRealisationId(realisation.id) !== id) return undefined
-      return Buffer.from(formatRealisation(realisation))
-    },
-
-    async buildTrace(derivation, output) {
-      if (!isStoreName(output)) return undefined
-      const path = `/build-trace-v2/${derivation}/${output}.doi`
-      const bytes = await small(path, SMALL_JSON_MAX_BYTES)
-      return bytes && parsed(() => Buffer.from(formatBuildTrace(parseBuildTrace(bytes))))
-    },
-
-    async debugInfo(buildId) {
-      if (!/^[0-9a-f]{40}$/.test(buildId)) return undefined
-      const bytes = await small(`/debuginfo/${buildId}.debug`, SMALL_JSON_MAX_BYTES)
-      const link: unknown = bytes && parsed(() => JSON.parse(bytes.toString()))
-      if (typeof link !== 'object' || link === null) return undefined
-      const { archive, member } = link as { archive?: unknown; member?: unknown }
-      if (typeof archive !== 'string' || typeof member !== 'string') return undefined
-      if (member === '' || splitInside(member) === undefined) return undefined
-      const url = parseNarUrl(archive.replace(/^\.\.\/nar\//, ''))
-      const holding = url && options.lookUp(url.hashPart)
-      return holding && { storePath: holding.info.storePath, member }
-    },
+    ...createUnsignedFacts(
+      (path, limit) => small(`/${path}`, limit),
+      url => {
+        const nar = parseNarUrl(url.replace(/^nar\//, ''))
+        return nar && options.lookUp(nar.hashPart)?.info.storePath
+      },
+    ),
 
     async readFile(holding, pathInside, limit) {
       if (holding.info.narSize > READ_FILE_NAR_MAX_BYTES || !isCurrent(holding)) return undefined

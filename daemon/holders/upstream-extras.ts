@@ -1,29 +1,13 @@
 import { isUtf8 } from 'node:buffer'
 import { setImmediate as yieldToEventLoop } from 'node:timers/promises'
-import { isNarwharfError } from '../../protocol/errors.ts'
-import {
-  formatBuildTrace,
-  formatRealisation,
-  formatRealisationId,
-  parseBuildTrace,
-  parseRealisation,
-  parseRealisationId,
-} from '../../protocol/realisation.ts'
-import { hashPartOf, isStoreName, type StorePath } from '../../protocol/store-path.ts'
+import { hashPartOf, type StorePath } from '../../protocol/store-path.ts'
 import { createDecoder } from '../compression/create-decoder.ts'
 import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
 import type { Clock } from './clock.ts'
 import type { Holder, Holding } from './holder.ts'
-import { findListed, isListing } from './listing-shape.ts'
-import {
-  collect,
-  LISTING_MAX_BYTES,
-  LOG_MAX_BYTES,
-  orAbsent,
-  packingOf,
-  SMALL_JSON_MAX_BYTES,
-  splitInside,
-} from './small-file.ts'
+import { isListing } from './listing-shape.ts'
+import { LISTING_MAX_BYTES, orAbsent, packingOf } from './small-file.ts'
+import { createUnsignedFacts, readListed } from './unsigned-facts.ts'
 import type { SmallReply } from './upstream-link.ts'
 import { createWeightedCache } from './weighted-cache.ts'
 
@@ -85,16 +69,6 @@ async function unpacked(bytes: Buffer, limit: number): Promise<Buffer | undefine
   }
 }
 
-/** The value a parser makes of hostile text, or undefined. */
-function parsed<T>(parse: () => T): T | undefined {
-  try {
-    return parse()
-  } catch (error) {
-    if (isNarwharfError(error) || error instanceof SyntaxError) return undefined
-    throw error
-  }
-}
-
 /** The verbs of an upstream that are not about whole NARs. */
 export function createUpstreamExtras(options: UpstreamExtrasOptions): UpstreamExtras {
   const { clock, isCurrent } = options
@@ -118,52 +92,20 @@ export function createUpstreamExtras(options: UpstreamExtrasOptions): UpstreamEx
       return options.madeListing(holding)
     },
 
-    log: derivation => beside(`log/${derivation}`, LOG_MAX_BYTES),
-
-    async realisation(text) {
-      const id = parsed(() => formatRealisationId(parseRealisationId(text)))
-      if (id === undefined) return undefined
-      const file = `realisations/${encodeURIComponent(id)}.doi`
-      const bytes = await beside(file, SMALL_JSON_MAX_BYTES)
-      const realisation = bytes && parsed(() => parseRealisation(bytes))
-      if (realisation === undefined || formatRealisationId(realisation.id) !== id) return undefined
-      return Buffer.from(formatRealisation(realisation))
-    },
-
-    async buildTrace(derivation, output) {
-      if (!isStoreName(output)) return undefined
-      const file = `build-trace-v2/${derivation}/${output}.doi`
-      const bytes = await beside(file, SMALL_JSON_MAX_BYTES)
-      return bytes && parsed(() => Buffer.from(formatBuildTrace(parseBuildTrace(bytes))))
-    },
-
-    async debugInfo(buildId) {
-      if (!/^[0-9a-f]{40}$/.test(buildId)) return undefined
-      for (const name of [`${buildId}.debug`, buildId]) {
-        const bytes = await beside(`debuginfo/${name}`, SMALL_JSON_MAX_BYTES)
-        const link: unknown = bytes && parsed(() => JSON.parse(bytes.toString()))
-        if (typeof link !== 'object' || link === null) continue
-        const { archive, member } = link as { archive?: unknown; member?: unknown }
-        if (typeof archive !== 'string' || typeof member !== 'string') continue
-        if (member === '' || splitInside(member) === undefined) continue
-        // Relative to debuginfo/, as Nix writes it.
-        const storePath = options.byUrl(archive.replace(/^\.\.\//, ''))
-        if (storePath !== undefined) return { storePath, member }
-      }
-      return undefined
-    },
+    // The one character of store path names that a URL does not take as it is.
+    ...createUnsignedFacts(
+      (path, limit) => beside(path.replaceAll('?', '%3F'), limit),
+      options.byUrl,
+    ),
 
     async readFile(holding, pathInside, limit) {
       if (!isCurrent(holding)) return undefined
-      // The listing made from the NAR itself: a stored one could point at other bytes.
       const listing = await options.madeListing(holding)
-      if (listing === undefined || listing.length > LISTING_MAX_BYTES) return undefined
-      const file = findListed(listing, pathInside)
-      if (file === undefined || file.size > limit) return undefined
-      if (file.size === 0) return isCurrent(holding) ? Buffer.alloc(0) : undefined
-      const range = { offset: file.narOffset, end: file.narOffset + file.size }
-      const bytes = await orAbsent(() => collect(options.openNar(holding, range), limit))
-      return bytes?.length === file.size ? bytes : undefined
+      return readListed(
+        { holding, listing, isCurrent, openNar: options.openNar },
+        pathInside,
+        limit,
+      )
     },
   }
 }

@@ -1,5 +1,6 @@
 import { inflateRawSync } from 'node:zlib'
-import type { IndexPosition, Indexes } from '../../../daemon/gossip/indexes.ts'
+import type { IndexPosition } from '../../../daemon/catalog/indexes.ts'
+import type { Indexes } from '../../../daemon/gossip/indexes.ts'
 import type { IndexEntry, PeerKey } from '../../../daemon/site.ts'
 import { fail } from '../../../protocol/errors.ts'
 import { decodeIndexBlock, indexPathsOf } from '../../../protocol/index-block.ts'
@@ -83,7 +84,9 @@ export function fakeIndexes(): FakeIndexes {
     async apply(peer, epoch, from, blocks) {
       const log = logOf(peer, epoch)
       if (log.length !== from) throw new Error(`block ${from} after ${log.length}`)
+      const before = standing(log).length
       for (const block of blocks) applyOne(log, block)
+      return { entries: log.entries.length, removed: Math.max(0, before - standing(log).length) }
     },
     async finish(peer, epoch) {
       inForce.set(peer, logOf(peer, epoch))
@@ -97,6 +100,8 @@ export function fakeIndexes(): FakeIndexes {
     list: () =>
       [...inForce].map(([key, log]) => ({
         key,
+        host: '',
+        blocks: log.length,
         epoch: log.epoch,
         inForce: true,
         paths: standing(log).length,
