@@ -1,5 +1,6 @@
 // What each command is and how it is called, apart from the code that runs it: help needs no more than this file.
 import type { Command } from './command.ts'
+import { DRIVE_COMMANDS } from './usage-drives.ts'
 import { SITE_COMMANDS } from './usage-site.ts'
 
 /** One command of `narwharf`. */
@@ -113,6 +114,7 @@ export const COMMANDS: readonly CommandUsage[] = [
     ],
     load: async () => (await import('./commands/why-not.ts')).whyNot,
   },
+  ...DRIVE_COMMANDS,
   ...SITE_COMMANDS,
   {
     name: 'fetch',

@@ -24,6 +24,13 @@ export interface Events {
   /** Another program's binary cache (`_nix-serve._tcp`) came or went on the LAN. */
   'cache:sighted': [url: string]
   'cache:gone': [url: string]
+  /** A drive can be used (its holder is asked already); `changed` when what lies on it is not what it was. */
+  'drive:plugged': [driveId: string]
+  'drive:changed': [driveId: string]
+  /** It is to be ejected: whoever uses it ends that now. */
+  'drive:leaving': [driveId: string]
+  /** It is not there any more; `problem` where it went without being ejected or unmounted. */
+  'drive:gone': [driveId: string, problem?: string | undefined]
 }
 
 export type EventBus = EventEmitter<Events>

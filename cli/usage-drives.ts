@@ -1,0 +1,34 @@
+import type { CommandUsage } from './usage.ts'
+
+// The commands about drives and what is done with them.
+
+export const DRIVE_COMMANDS: readonly CommandUsage[] = [
+  {
+    name: 'drives',
+    summary: 'list the drives, plugged or not',
+    about:
+      'Shows the drives that this host knows: plugged in and where, or in a drawer and last seen when; what lies on each (a ' +
+      'shipment, a binary cache, export archives), how many paths and bytes, and what is wrong with it.',
+    examples: [
+      ['narwharf drives', 'for a person'],
+      [
+        "narwharf drives --json | jq -r '.drives[] | select(.plugged).mountPoint'",
+        'where the plugged ones are',
+      ],
+    ],
+    load: async () => (await import('./commands/drives.ts')).drives,
+  },
+  {
+    name: 'eject',
+    arguments: '<drive>',
+    summary: 'make a drive safe to unplug',
+    about:
+      'Ends every use of a drive, named as `drives` shows it or by its mount point, writes to it what waits and unmounts it. ' +
+      'Where this host may not unmount it, says what command does; the exit status is then 3.',
+    examples: [
+      ['narwharf eject KERGUELEN-2', 'by name'],
+      ['narwharf eject /run/media/ada/KERGUELEN-2', 'by mount point'],
+    ],
+    load: async () => (await import('./commands/eject.ts')).eject,
+  },
+]
