@@ -15,6 +15,8 @@ import type {
   WhoHasReply,
   WhyNotReply,
 } from '../protocol/api.ts'
+import type { JobEvent, JobReply, JobsReply } from '../protocol/api-jobs.ts'
+import type { DrivesReply, EjectReply } from '../protocol/api-drives.ts'
 import { CommandError } from './exit.ts'
 import type { Settings } from './settings.ts'
 
@@ -34,6 +36,15 @@ export interface Client {
   peers(): Promise<PeersReply>
   /** Brings closures into the daemon's cache; calls back for every event as it comes. */
   fetch(paths: readonly string[], onEvent: (event: FetchEvent) => void): Promise<void>
+  jobs(): Promise<JobsReply>
+  /** A job as it stands and what happens, to its end. */
+  followJob(id: number, onEvent: (event: JobEvent) => void): Promise<void>
+  cancelJob(id: number): Promise<JobReply>
+  /** Asks for work that is a job, and follows it: `path` below `/api/v1/`. */
+  startJob(path: string, wish: object, onEvent: (event: JobEvent) => void): Promise<void>
+  drives(): Promise<DrivesReply>
+  /** By name, id or mount point. */
+  eject(drive: string): Promise<EjectReply>
   members(): Promise<MembersReply>
   siteInit(name: string): Promise<RecoveryReply>
   siteRecovery(): Promise<RecoveryReply>
@@ -183,7 +194,7 @@ export function createClient(settings: Settings): Client {
   /** The answer's lines, as they come. */
   const askForLines = async (
     path: string,
-    sent: string,
+    sent: string | undefined,
     onLine: (line: unknown) => void,
   ): Promise<void> => {
     let reply
@@ -221,6 +232,14 @@ export function createClient(settings: Settings): Client {
     peers: () => get('peers', none),
     fetch: (paths, onEvent) =>
       askForLines('/api/v1/fetch', JSON.stringify({ paths }), line => onEvent(line as FetchEvent)),
+    jobs: () => get('jobs', none),
+    followJob: (id, onEvent) =>
+      askForLines(`/api/v1/jobs/${id}/events`, undefined, line => onEvent(line as JobEvent)),
+    cancelJob: id => ask(`/api/v1/jobs/${id}/cancel`, '{}'),
+    startJob: (path, wish, onEvent) =>
+      askForLines(`/api/v1/${path}`, JSON.stringify(wish), line => onEvent(line as JobEvent)),
+    drives: () => get('drives', none),
+    eject: drive => ask('/api/v1/drives/eject', JSON.stringify({ drive })),
     members: () => get('members', none),
     siteInit: name => post('init', { name }),
     siteRecovery: () => post('recovery', {}),

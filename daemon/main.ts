@@ -19,6 +19,7 @@ import { isLoopback } from './http/audience.ts'
 import { createCounters } from './http/counters.ts'
 import { createHttp } from './http/server.ts'
 import { createInventory } from './inventory/inventory.ts'
+import { createJobs } from './jobs/jobs.ts'
 import { createLog } from './log.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
 import { openSite } from './site-rooms.ts'
@@ -190,6 +191,11 @@ async function openRooms(
   })
   rooms.push('substitution', () => substitution.close())
 
+  // Opened late, so that closing stops work before the rooms it works with.
+  const jobs = createJobs({ rows: catalog.jobs })
+  await jobs.open()
+  rooms.push('the jobs', () => jobs.close())
+
   const cacheWriter = createCacheDirWriter({ dir: config.cache.dir })
   await cacheWriter.open()
   const fetch = createFetch({ substitution, target: cacheWriter, storeDir })
@@ -248,6 +254,7 @@ async function openRooms(
           paths.map(path => parseStorePath(path, storeDir)),
           signal,
         ),
+      jobs,
       site: site.sources,
       peers: site.peers,
       doctor: () => diagnose({ config, holders: holderStatus(), openToLan, now: new Date() }),

@@ -178,6 +178,18 @@ export const ERRORS = {
     message: 'the catalog {file} cannot be used: {problem}',
     hint: 'check that the state directory exists, is writable and has space left',
   },
+  JOB_UNKNOWN: {
+    message: 'no job has the number {id}',
+    hint: 'narwharf jobs lists them',
+  },
+  JOB_CANCELLED: {
+    message: 'the job was cancelled',
+    hint: 'start it again when you like: what is done is not done twice',
+  },
+  JOB_INTERRUPTED: {
+    message: 'the daemon was stopped while the job ran',
+    hint: 'it goes on by itself where it can; else start it again: what is done is not done twice',
+  },
   CONFIG_INVALID: {
     message: 'configuration {file}: {problem}',
     hint: 'narwharf.example.json lists every key with its default',

@@ -4,6 +4,7 @@ import { problemOf } from '../../protocol/errors.ts'
 import type { HolderKind } from '../holders/holder.ts'
 import { connect, isDamage, markDamaged, prepareDatabase } from './database.ts'
 import { createHoldings, type Holdings } from './holdings.ts'
+import { createJobRows, type JobRows } from './jobs.ts'
 import { createIndexes, type Indexes } from './indexes.ts'
 import type { CatalogQuery } from './query.ts'
 import {
@@ -59,6 +60,8 @@ export interface Catalog {
   readonly holdings: Holdings
   /** What the hosts of the site say they hold, and this host's own log. */
   readonly indexes: Indexes
+  /** Long work of this host, over restarts. */
+  readonly jobs: JobRows
   /** Matches in order of name, at most `limit`, and how many more there are. */
   search(query: CatalogQuery, limit: number): Promise<CatalogMatches>
   /** Resolves when everything put so far is written. */
@@ -202,6 +205,7 @@ export function createCatalog({
     },
     holdings: createHoldings(followed, clock),
     indexes,
+    jobs: createJobRows(parts),
     async search(query, limit) {
       if (database === undefined) return { matches: [], more: 0 }
       try {

@@ -10,6 +10,7 @@ const FILES = [
   'decisions',
   'verifications',
   'search',
+  'jobs',
 ] as const
 
 type Group = (typeof FILES)[number]

@@ -1,4 +1,5 @@
 import type { Database } from 'better-sqlite3'
+import { KEPT_JOBS, type JobRow } from './jobs.ts'
 import { createIndexWriter, holderIdOf, type IndexApplied } from './index-writer.ts'
 import { createPathBook, hashOf, keyOf, type PathBook } from './path-book.ts'
 import { createStatements, type Statements } from './statements.ts'
@@ -83,6 +84,7 @@ export type WriterRequest =
       readonly at: number
     }
   | { readonly op: 'indexForget'; readonly key: string }
+  | { readonly op: 'job'; readonly row: JobRow }
   /** One slice of what can wait: old logs taken out, names indexed, loose paths swept. Replies whether there was any. */
   | { readonly op: 'tidy' }
 
@@ -118,6 +120,7 @@ export interface WriterReplies {
   indexApply: IndexApplied
   indexFinish: undefined
   indexForget: undefined
+  job: undefined
   tidy: boolean
 }
 
@@ -273,6 +276,12 @@ export function createWriter(
           const id = holderIdOf(request.key)
           sql('indexes.leaveAll').run(numberOf(sql, id))
           sql('holders.forget').run(id)
+          return undefined
+        })
+      case 'job':
+        return inTransaction(() => {
+          sql('jobs.put').run(request.row)
+          sql('jobs.prune').run({ window: KEPT_JOBS })
           return undefined
         })
       case 'tidy': {

@@ -10,6 +10,7 @@ import type {
 import { isNarwharfError } from '../../protocol/errors.ts'
 import { sendError } from './api-error.ts'
 import { addFetchApi, type FetchSource } from './api-fetch.ts'
+import { addJobsApi, listJobs, type JobsSource } from './api-jobs.ts'
 import { addSiteApi, type SiteSources } from './api-site.ts'
 import { audienceOf } from './audience.ts'
 
@@ -24,6 +25,8 @@ export interface ApiSources {
   readonly peers?: (() => PeersReply) | undefined
   /** Brings closures into this host's cache. */
   readonly fetch?: FetchSource | undefined
+  /** Work that takes long. */
+  readonly jobs?: JobsSource | undefined
   /** Membership of the site. */
   readonly site?: SiteSources | undefined
 }
@@ -71,7 +74,9 @@ export function addApi(
   route('nix-conf', () => sources.nixConf())
   route('doctor', () => sources.doctor())
   route('peers', (): PeersReply => sources.peers?.() ?? { peers: [] })
-  const { site, fetch } = sources
+  route('jobs', () => listJobs(sources.jobs))
+  const { site, fetch, jobs } = sources
+  if (jobs !== undefined && door === 'control') addJobsApi(server, jobs)
   if (fetch !== undefined && door === 'control') addFetchApi(server, fetch)
   if (site !== undefined) {
     route('members', () => site.members())
