@@ -22,6 +22,7 @@ import { createInventory } from './inventory/inventory.ts'
 import { createJobs } from './jobs/jobs.ts'
 import { createLog } from './log.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
+import { createPublications } from './publications/publications.ts'
 import { openSite } from './site-rooms.ts'
 import { createFetch } from './substitution/fetch.ts'
 import { createSubstitution } from './substitution/substitution.ts'
@@ -242,6 +243,11 @@ async function openRooms(
     storeDir,
     priority: config.http.priority,
     log,
+    publications: {
+      publications: createPublications({ dir: join(config.cache.dir, 'narwharf') }),
+      openToLan: config.share.withLan !== 'none',
+      url: () => url,
+    },
     api: {
       status,
       whoHas: async queries => ({

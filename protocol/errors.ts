@@ -94,6 +94,10 @@ export const ERRORS = {
     message: 'invalid index head: {problem}',
     hint: 'whoever sent it is damaged or forges; the index known before stays in force',
   },
+  NOTE_INVALID: {
+    message: 'invalid note of a host: {problem}',
+    hint: 'whoever sent it is damaged or forges; the note known before stays in force',
+  },
   MEMBER_LIST_INVALID: {
     message: 'invalid member list: {problem}',
     hint: 'whoever sent it is damaged or forges; the list known before stays in force',
@@ -109,6 +113,26 @@ export const ERRORS = {
   PAIRING_INVALID: {
     message: 'invalid words of a host that wants to pair: {problem}',
     hint: 'it runs another version or another program; it was refused',
+  },
+  SHIPMENT_INVALID: {
+    message: 'invalid shipment: {problem}',
+    hint: 'the drive is damaged or forged; what stands on it as a plain cache is still looked at, path by path',
+  },
+  SHIPMENT_TOO_NEW: {
+    message: '{format} is of version {version}, this narwharf knows {known}',
+    hint: 'it was written by a newer narwharf: update this one; stock Nix can use the drive as a binary cache meanwhile',
+  },
+  HAVE_DIGEST_INVALID: {
+    message: 'invalid have digest: {problem}',
+    hint: 'write it again at the site: narwharf have -o FILE',
+  },
+  WANT_LIST_INVALID: {
+    message: 'invalid want list: {problem}',
+    hint: 'write it again at the site: narwharf want export',
+  },
+  RECEIPT_INVALID: {
+    message: 'invalid receipt: {problem}',
+    hint: 'it tells what a merge did and nothing else depends on it: leave it, or merge again',
   },
   SITE_NONE: {
     message: 'this host belongs to no site',
@@ -221,6 +245,14 @@ export const ERRORS = {
   PEER_LIED: {
     message: 'what {peer} sent of {path} is not what it promised: {problem}',
     hint: 'its bytes are dropped and another holder is tried; narwharf verify on that host finds damaged copies',
+  },
+  CHANNEL_INVALID: {
+    message: 'invalid channel name {value}: {problem}',
+    hint: 'a channel’s name has letters, digits and . _ + - only, e.g. nixos-25.11',
+  },
+  FLAKE_INVALID: {
+    message: 'invalid note of a flake: {problem}',
+    hint: 'mirror the flake again; until then it is not offered',
   },
   CACHE_UNWRITABLE: {
     message: 'the cache {dir} cannot be written: {problem}',

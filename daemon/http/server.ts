@@ -17,6 +17,7 @@ import { createMetrics } from './metrics.ts'
 import { addNixExtras } from './nix-extras.ts'
 import { serveNar } from './nix-nar.ts'
 import { narinfoHashPart, sendNotFound, serveNarinfo } from './nix-narinfo.ts'
+import { addPublications, type PublicationRoutes } from './publications.ts'
 
 /** Nix keeps connections for the length of a build step; facts: at least 90 s. */
 const KEEP_ALIVE_MS = 120_000
@@ -36,6 +37,8 @@ export interface HttpOptions {
   readonly storeDir: string
   readonly priority: number
   readonly log: Logger
+  /** What lies beside the cache: channels, flakes, tarballs. */
+  readonly publications?: PublicationRoutes | undefined
 }
 
 /** The two ways in, one set of routes: the TCP port for Nix and browsers, the Unix socket for the command line. */
@@ -158,6 +161,7 @@ export function createHttp(options: HttpOptions): HttpRoom {
   const control = createFastify(() => false, log)
   const metrics = createMetrics(counters, options.api)
   addNixExtras(open, substitution)
+  if (options.publications !== undefined) addPublications(open, options.publications)
   addLanding(open, options.api)
   addApi(open, options.api, 'loopback')
   addApi(control, options.api, 'control')
