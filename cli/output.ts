@@ -27,6 +27,8 @@ export interface GlobalOptions {
 /** Where a command writes: results to stdout, everything said about them to stderr. */
 export interface Output {
   readonly asJson: boolean
+  /** Only results and errors are wanted. */
+  readonly quiet: boolean
   /** Columns to fit in; Infinity where no terminal reads. */
   readonly width: number
   readonly colors: ReturnType<typeof createColors>
@@ -45,6 +47,7 @@ export function createOutput(io: Io, options: GlobalOptions): Output {
   const columns = Number(COLUMNS) > 0 ? Number(COLUMNS) : io.stdout.columns
   return {
     asJson: options.json === true,
+    quiet: options.quiet === true,
     width: columns ?? Infinity,
     colors: createColors(color),
     json: value => void io.stdout.write(`${JSON.stringify(value, null, 2)}\n`),

@@ -19,6 +19,21 @@ export const DRIVE_COMMANDS: readonly CommandUsage[] = [
     load: async () => (await import('./commands/drives.ts')).drives,
   },
   {
+    name: 'jobs',
+    arguments: '[number]',
+    summary: 'list work that takes long, running and done',
+    about:
+      'Shows merges, shipments and the like: running, done, and interrupted ones, which go on by themselves when they can. With ' +
+      'a number, follows that job to its end, notes and all, and exits as it ends; stopping to follow does not stop it.',
+    options: [['--cancel', 'stop the job with that number']],
+    examples: [
+      ['narwharf jobs', 'the newest first'],
+      ['narwharf jobs 12', 'follow one'],
+      ['narwharf jobs 12 --cancel', 'stop it; what it has done stays'],
+    ],
+    load: async () => (await import('./commands/jobs.ts')).jobs,
+  },
+  {
     name: 'eject',
     arguments: '<drive>',
     summary: 'make a drive safe to unplug',
