@@ -62,6 +62,14 @@ export const ERRORS = {
     message: 'NAR of {path} has {field} {actual}, expected {expected}',
     hint: 'the copy is damaged; it is not passed on and another holder is tried',
   },
+  EXPORT_INVALID: {
+    message: 'invalid export archive: {problem} (at byte {offset})',
+    hint: 'the archive is damaged, cut short or none of nix-store --export; make it again, or copy it again and compare',
+  },
+  EXPORT_SIGNATURES_INVALID: {
+    message: 'invalid signatures of an export archive: {problem}',
+    hint: 'write them again with the archive (narwharf export), or with nix path-info --json; or import without them',
+  },
   HOLDING_GONE: {
     message: '{path} is no longer held by {holder}',
     hint: 'it was garbage-collected or deleted; another holder is tried',
@@ -261,6 +269,26 @@ export const ERRORS = {
   CACHE_INCOMPLETE: {
     message: '{path} cannot be put into the cache before {reference}, which it refers to',
     hint: 'put its references there first: a cache has only whole closures',
+  },
+  SHIP_NOTHING: {
+    message: 'there is nothing to pack: {problem}',
+    hint: 'name store paths, .drv files or a list of them, or give a want list: --want FILE',
+  },
+  SHIP_FILE_UNREADABLE: {
+    message: 'the daemon cannot read {file}: {problem}',
+    hint: 'the daemon reads it, under its own user: let it, or copy the file to where it may',
+  },
+  SHIP_TARGET_UNFIT: {
+    message: '{dir} cannot take a shipment: {problem}',
+    hint: 'give a directory on the drive that the daemon may write to, and that is no cache or store of this host',
+  },
+  SHIP_TARGET_GONE: {
+    message: '{dir} went away while it was being packed: {problem}',
+    hint: 'plug or mount it again and run the same command: what lies on it is whole and is not copied again',
+  },
+  SHIPMENT_TOO_LARGE: {
+    message: 'the shipment is too large: {problem}',
+    hint: 'name fewer roots, raise --size-limit, or pack several drives: --split N',
   },
 } as const satisfies Record<string, ErrorEntry>
 

@@ -30,8 +30,8 @@ export const SIGNATURES_MAX = 100
 /** Most characters of a field name, known or not. */
 const FIELD_NAME_MAX_LENGTH = 64
 
-/** Most characters of a URL below the cache. */
-const URL_MAX_LENGTH = 2048
+/** Most characters of a NAR URL below its cache. */
+export const NAR_URL_MAX_LENGTH = 2048
 
 const COMPRESSIONS: ReadonlySet<string> = new Set<Compression>([
   'none',
@@ -62,7 +62,7 @@ const invalid = (problem: string): never => fail('NARINFO_INVALID', { problem })
  */
 export function checkNarUrl(url: string): void {
   if (USUAL_URL.test(url)) return
-  if (url.length > URL_MAX_LENGTH) invalid(`URL longer than ${URL_MAX_LENGTH} characters`)
+  if (url.length > NAR_URL_MAX_LENGTH) invalid(`URL longer than ${NAR_URL_MAX_LENGTH} characters`)
   if (!URL_CHARACTERS.test(url)) invalid(`URL ${url} is empty or has an odd character`)
   if (URL_BAD_ESCAPE.test(url)) invalid(`URL ${url} hides a character behind %`)
   // A file:// cache takes the query for a part of the file name: it must not climb either.
