@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { Problem } from '../../protocol/api.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import { keyring, parsePublicKey } from '../../protocol/signature.ts'
+import { keyring, parsePublicKey, signText } from '../../protocol/signature.ts'
 import { baseNameOf, nameOf } from '../../protocol/store-path.ts'
 import type { StorePath } from '../../protocol/store-path.ts'
 import type { Holder, Holding } from '../holders/holder.ts'
@@ -38,6 +38,8 @@ export interface TrustOptions {
 /** Trust with what a person should know of it. */
 export interface TrustRoom extends Trust {
   readonly problems: () => readonly Problem[]
+  /** Signs what this host says of itself (manifests, have digests, receipts) by its Nix key: `name:base64`. */
+  sign(bytes: Buffer): string
   /** What peers are told of a holding; where content may have to be read for it, a function that does. */
   tell(holder: Holder, holding: Holding, sharing: PeerSharing): Telling | (() => Promise<Telling>)
 }
@@ -83,6 +85,7 @@ export function createTrust(options: TrustOptions): TrustRoom {
       return opened().publicKey
     },
     problems: () => state?.problems ?? [],
+    sign: bytes => signText(bytes.toString('utf8'), opened().rules.secret),
     async open() {
       if (state !== undefined) return
       const keys = keyring(publicKeys.map(parsePublicKey))
