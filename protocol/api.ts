@@ -66,6 +66,10 @@ export interface PathHolders {
     readonly host: string
     readonly up: boolean
     readonly lastSeen?: string
+    /** Of a drive: what `narwharf drives` calls it, its file system's label, and where it is while it is plugged. */
+    readonly name?: string
+    readonly label?: string
+    readonly mountPoint?: string
   }[]
 }
 

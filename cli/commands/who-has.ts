@@ -6,11 +6,17 @@ import type { Output } from '../output.ts'
 
 type Holding = PathHolders['holders'][number]
 
-const stateOf = ({ up, lastSeen }: Holding): string =>
-  up ? 'up' : lastSeen === undefined ? 'down' : `down, last seen ${lastSeen}`
+const stateOf = ({ kind, up, lastSeen, mountPoint }: Holding): string => {
+  if (kind === 'drive') {
+    if (up) return mountPoint === undefined ? 'plugged' : `plugged, ${mountPoint}`
+    return lastSeen === undefined ? 'not plugged' : `last seen here on ${lastSeen}, not plugged`
+  }
+  return up ? 'up' : lastSeen === undefined ? 'down' : `down, last seen ${lastSeen}`
+}
 
-/** A peer is its host: its key would push what people read off the line, and `--json` has it. */
-const nameOf = ({ id, kind }: Holding): string => (kind === 'peer' ? 'peer' : id)
+/** A peer is its host: its key would push what people read off the line, and `--json` has it. A drive has a name. */
+const nameOf = ({ id, kind, name }: Holding): string =>
+  kind === 'peer' ? 'peer' : kind === 'drive' ? `on drive ${name ?? id}` : id
 
 /** A path whole on a line of its own, so that it can be copied; its holders below, in columns. */
 function print(out: Output, matches: readonly PathHolders[]): void {

@@ -99,8 +99,14 @@ export interface Holder {
   /** Why the whole holder is out of reach just now, asked anew (cheap); undefined while it is up. */
   problem?(): string | undefined
 
-  /** The holding of that hash part, or undefined. A local holder answers synchronously: it stands on the narinfo hot path. */
+  /**
+   * The holding of that hash part, or undefined. A local holder answers synchronously, as it stands on the narinfo hot path;
+   * but for a drive, whose disk may take its time.
+   */
   find(hashPart: HashPart): Holding | undefined | Promise<Holding | undefined>
+
+  /** Only where `find` takes its time: false where it is known at once, from memory, that there is no such path. */
+  mayHave?(hashPart: HashPart): boolean
 
   /** Where it is much cheaper than `find`: what would be found, as a sign. It lets an answer of before a restart be used again. */
   witness?(hashPart: HashPart): Witness | undefined

@@ -66,15 +66,15 @@ export interface Extras {
 
 /** Makes the answers. None of them rejects for what is not there. */
 export function createExtras(substitution: Substitution): Extras {
-  const { holders } = substitution
-
   /** Whether the asker may know of that path at all. */
   const mayKnow = async (path: BaseName, audience: Audience): Promise<boolean> =>
     audience.loopback || (await substitution.candidates(hashPartOf(path), audience)).length > 0
 
   /** This host's own holders, and for its own clients the peers that have the path. */
   const holdersFor = (path: BaseName, audience: Audience): readonly Holder[] =>
-    audience.peer === true ? holders : [...holders, ...substitution.peersFor(hashPartOf(path))]
+    audience.peer === true
+      ? substitution.holders
+      : [...substitution.holders, ...substitution.peersFor(hashPartOf(path))]
 
   const listing: Answer = async ([file = ''], audience) => {
     const hashPart = attempt(() => parseHashPart(LISTING_URL.exec(file)?.[1] ?? ''))
@@ -96,7 +96,7 @@ export function createExtras(substitution: Substitution): Extras {
   const realisation: Answer = async ([file = ''], audience) => {
     const id = /^(.{1,300})\.doi$/.exec(file)?.[1]
     if (id === undefined) return undefined
-    const body = await firstOf(holders, holder => holder.realisation(id))
+    const body = await firstOf(substitution.holders, holder => holder.realisation(id))
     if (body === undefined) return undefined
     const { outPath } = JSON.parse(body.toString()) as { outPath: string }
     const known = await mayKnow(parseBaseName(outPath), audience)
@@ -117,7 +117,7 @@ export function createExtras(substitution: Substitution): Extras {
   const debugInfo: Answer = async ([id = ''], audience) => {
     const buildId = BUILD_ID.exec(id)?.[1]
     if (buildId === undefined) return undefined
-    const found = await firstOf(holders, holder => holder.debugInfo(buildId))
+    const found = await firstOf(substitution.holders, holder => holder.debugInfo(buildId))
     if (found === undefined) return undefined
     const hashPart = hashPartOf(parseStorePath(found.storePath))
     const [first] = await substitution.candidates(hashPart, audience)

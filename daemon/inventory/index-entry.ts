@@ -2,6 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { hashPartOf } from '../../protocol/store-path.ts'
 import type { StorePath } from '../../protocol/store-path.ts'
 import type { Holder, Holding } from '../holders/holder.ts'
+import type { HolderList } from '../holders/holder-list.ts'
 import type { IndexEntry } from '../site.ts'
 
 /** What may be told of one holding. */
@@ -28,7 +29,7 @@ export type Found =
 const LATE_MAX = 200_000
 
 export interface EntryMakerOptions {
-  readonly holders: readonly Holder[]
+  readonly holders: Pick<HolderList, 'current'>
   readonly tell: Tell
   /** Told of a path that was unknown and can be asked for again. */
   readonly onLate: (storePath: StorePath) => void
@@ -44,9 +45,13 @@ export interface EntryMaker {
 
 interface Answer {
   readonly holderId: string
-  readonly identity: string
-  readonly telling: Telling
+  /** Undefined where it has none, or could not be asked. */
+  readonly holding?: Holding | undefined
+  readonly telling?: Telling | undefined
+  readonly failed?: true
 }
+
+type Asked = Holding | 'unknown' | undefined
 
 /** The maker over the holders of one host. */
 export function createEntryMaker({ holders, tell, onLate }: EntryMakerOptions): EntryMaker {
@@ -60,15 +65,15 @@ export function createEntryMaker({ holders, tell, onLate }: EntryMakerOptions): 
   const read = async (): Promise<void> => {
     for (const storePath of late) {
       const found: Answer[] = []
-      for (const holder of holders) {
+      for (const holder of holders.current()) {
         try {
           const holding = await holder.find(hashPartOf(storePath))
-          if (holding === undefined) continue
-          const told = tell(holder, holding)
+          const told = holding === undefined ? undefined : tell(holder, holding)
           const telling = typeof told === 'function' ? await told() : told
-          found.push({ holderId: holder.id, identity: holding.identity, telling })
+          found.push({ holderId: holder.id, holding, telling })
         } catch {
           // Gone or out of reach meanwhile: asking again says so.
+          found.push({ holderId: holder.id, failed: true })
         }
         if (closed) return
       }
@@ -93,11 +98,27 @@ export function createEntryMaker({ holders, tell, onLate }: EntryMakerOptions): 
     known: readonly Answer[],
   ): Telling | undefined => {
     const answer = known.find(
-      ({ holderId, identity }) => holderId === holder.id && identity === holding.identity,
+      one => one.holderId === holder.id && one.holding?.identity === holding.identity,
     )
-    if (answer !== undefined) return answer.telling
+    if (answer?.telling !== undefined) return answer.telling
     const told = tell(holder, holding)
     return typeof told === 'function' ? undefined : told
+  }
+
+  /** What a holder has; of one that takes its time (a drive), what it answered when it was waited for. */
+  const ask = (holder: Holder, storePath: StorePath, known: readonly Answer[]): Asked => {
+    const part = hashPartOf(storePath)
+    if (holder.mayHave === undefined) {
+      const holding = holder.find(part)
+      return holding instanceof Promise ? 'unknown' : holding
+    }
+    if (!holder.mayHave(part)) return undefined
+    const waited = known.find(({ holderId }) => holderId === holder.id)
+    if (waited?.failed) return 'unknown'
+    if (waited !== undefined && waited.holding === undefined) return undefined
+    if (waited?.holding !== undefined && holder.isCurrent(waited.holding)) return waited.holding
+    readLater(storePath)
+    return 'unknown'
   }
 
   return {
@@ -106,11 +127,11 @@ export function createEntryMaker({ holders, tell, onLate }: EntryMakerOptions): 
       answers.delete(storePath)
       let entry: IndexEntry | undefined
       let unknown = false
-      for (const holder of holders) {
+      for (const holder of holders.current()) {
         try {
-          const holding = holder.find(hashPartOf(storePath))
+          const holding = ask(holder, storePath, known)
           if (holding === undefined) continue
-          if (holding instanceof Promise) {
+          if (holding === 'unknown') {
             unknown = true
             continue
           }

@@ -2,6 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { problemOf } from '../../protocol/errors.ts'
 import type { StorePath } from '../../protocol/store-path.ts'
 import type { Holder } from '../holders/holder.ts'
+import { holderListOf, type Holders } from '../holders/holder-list.ts'
 import type { IndexChange, IndexEntry } from '../site.ts'
 import { createEntryMaker } from './index-entry.ts'
 import type { Tell } from './index-entry.ts'
@@ -54,7 +55,7 @@ export interface OwnIndexTimings {
 
 export interface OwnIndexOptions {
   /** The holders of this host: others tell of theirs themselves. */
-  readonly holders: readonly Holder[]
+  readonly holders: Holders
   readonly inventory: Pick<Inventory, 'listen' | 'idle'>
   /** Trust's answer to what peers may be told of a holding. */
   readonly tell: Tell
@@ -78,7 +79,8 @@ export interface OwnIndex {
 
 /** The feed of one host's index. */
 export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
-  const { holders, inventory, log, append, timings = {} } = options
+  const { inventory, log, append, timings = {} } = options
+  const list = holderListOf(options.holders)
   const { gatherMs = GATHER_MS, flushMs = FLUSH_MS, sliceMs = SLICE_MS } = timings
   const { restFactor = REST_FACTOR, retryMs = RETRY_MS } = timings
   const waiting = new Set<StorePath>()
@@ -88,7 +90,7 @@ export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
   let wake: (() => void) | undefined
   let problem: string | undefined
   /** What is to be compared as a whole: what holders have with the log, what the log has with the holders. */
-  const due = { walk: false, sweep: false }
+  const due = { walk: new Set<Holder>(), sweep: false }
   let lastFlush = -Infinity
   let busy = false
   let idlers: (() => void)[] = []
@@ -97,8 +99,8 @@ export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
     wake?.()
     wake = undefined
   }
-  const compare = ({ walk, sweep }: typeof due): void => {
-    due.walk ||= walk
+  const compare = ({ walk, sweep }: { readonly walk: boolean; readonly sweep: boolean }): void => {
+    if (walk) for (const holder of list.current()) due.walk.add(holder)
     due.sweep ||= sweep
     stir()
   }
@@ -110,7 +112,11 @@ export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
     }
     stir()
   }
-  const entries = createEntryMaker({ holders, tell: options.tell, onLate: path => mark([path]) })
+  const entries = createEntryMaker({
+    holders: list,
+    tell: options.tell,
+    onLate: path => mark([path]),
+  })
   const settle = createSettler({ entries, log, maxPaths: CHANGE_PATHS_MAX })
 
   const sleep = (ms: number, signal: AbortSignal): Promise<void> =>
@@ -154,7 +160,7 @@ export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
     await tellAll(waiting, signal, 0)
   }
 
-  const walk = async (signal: AbortSignal): Promise<void> => {
+  const walk = async (holders: readonly Holder[], signal: AbortSignal): Promise<void> => {
     const missing = new Set<StorePath>()
     for (const holder of holders) {
       try {
@@ -182,9 +188,10 @@ export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
 
   /** Does what is due, most urgent first; waits where nothing is. */
   const step = async (signal: AbortSignal): Promise<void> => {
-    if (due.walk) {
-      due.walk = false
-      await walk(signal)
+    if (due.walk.size > 0) {
+      const holders = [...due.walk]
+      due.walk.clear()
+      await walk(holders, signal)
     } else if (waiting.size > 0) {
       const rest = Math.max(gatherMs, lastFlush + flushMs - performance.now())
       if (waiting.size < CHANGE_PATHS_MAX) await sleep(rest, signal)
@@ -226,10 +233,20 @@ export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
       abort = new AbortController()
       const { signal } = abort
       signal.addEventListener('abort', stir, { once: true })
-      unlisten = inventory.listen(notice => {
+      const unlistenHolders = list.listen(({ kind, holder }) => {
+        if (kind === 'added') due.walk.add(holder)
+        else due.walk.delete(holder)
+        stir()
+      })
+      const unlistenInventory = inventory.listen(notice => {
         if (notice.kind === 'changed') return mark([...notice.added, ...notice.removed])
+        if (notice.kind === 'left') return compare({ walk: false, sweep: true })
         if (!notice.first) compare({ walk: true, sweep: true })
       })
+      unlisten = () => {
+        unlistenHolders()
+        unlistenInventory()
+      }
       const hadEntries = await isTelling()
       compare({ walk: true, sweep: false })
       // What goes while holders are first scanned is not told: what the log has is compared when that is over.
@@ -254,7 +271,7 @@ export function createOwnIndex(options: OwnIndexOptions): OwnIndex {
     async idle() {
       await inventory.idle()
       await entries.idle()
-      if (busy || waiting.size > 0 || due.walk || due.sweep) {
+      if (busy || waiting.size > 0 || due.walk.size > 0 || due.sweep) {
         await new Promise<void>(resolve => idlers.push(resolve))
       }
     },

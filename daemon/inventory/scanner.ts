@@ -35,6 +35,8 @@ export type HoldingsNotice =
     }
   /** A whole scan has ended: what changed before it was not told one by one. `first` of this process. */
   | { readonly kind: 'scanned'; readonly holderId: string; readonly first: boolean }
+  /** The holder is asked no more: nothing of it is offered. */
+  | { readonly kind: 'left'; readonly holderId: string }
 
 /** Keeps the catalog's rows of one holder true. */
 export interface Scanner {
@@ -51,6 +53,8 @@ export interface Scanner {
   idle(): Promise<void>
   /** Ends what is under way and starts no more. */
   close(): Promise<void>
+  /** The same for a holder that went: what it had stays written down, as out of reach. */
+  leave(): Promise<void>
 }
 
 export interface ScannerParts {
@@ -76,7 +80,7 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
   let state: ScannedState = { up: true }
 
   /** Notes the state here and in the catalog; a catalog that cannot be written has said so itself. */
-  const become = async (next: ScannedState): Promise<void> => {
+  const become = async (next: ScannedState, seen = next.up): Promise<void> => {
     state = next
     await catalog.holders
       .upsert({
@@ -85,7 +89,7 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
         storeDir: holder.storeDir,
         host: hostName,
         up: next.up,
-        lastSeen: next.up ? now() : undefined,
+        lastSeen: seen ? now() : undefined,
         problem: next.problem,
       })
       .catch(() => undefined)
@@ -110,6 +114,7 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
       const options = { sizeOf, signal }
       const walk = follower?.all() ?? holder.paths()
       const result = await catalog.holdings.replaceAll(holder.id, walk, options)
+      if (signal.aborted) return
       rest()
       const { paths, narBytes } = result
       scanned = generation
@@ -176,6 +181,12 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
     })
   }
 
+  const close = async (): Promise<void> => {
+    abort.abort()
+    await scanning
+    await following
+  }
+
   return {
     holder,
     state: () => state,
@@ -204,10 +215,13 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
       await scanning
       await following
     },
-    async close() {
+    close,
+    async leave() {
+      const seen = state.up
       abort.abort()
-      await scanning
-      await following
+      await become({ ...state, up: false, problem: undefined }, seen)
+      notice({ kind: 'left', holderId: holder.id })
+      await close()
     },
   }
 }

@@ -22,12 +22,24 @@ export interface PeerPresence {
   readonly lastSeen?: string | undefined
 }
 
+/** What is known of a drive. */
+export interface DriveFacts {
+  readonly name: string
+  readonly label?: string | undefined
+  /** Undefined while it is not plugged. */
+  readonly mountPoint?: string | undefined
+  /** When it was last there, ms since 1970. */
+  readonly lastSeen?: number | undefined
+}
+
 export interface WhoHasParts {
   readonly holders: readonly Holder[]
   readonly catalog: Pick<Catalog, 'search'>
   readonly hostName: string
   /** From memory: what a catalog says of connections is of yesterday after a crash. */
   readonly presence: (peer: PeerKey) => PeerPresence
+  /** By its holder's id; undefined for what is no drive known here. */
+  readonly driveOf: (holderId: string) => DriveFacts | undefined
   /** Ms since 1970. */
   readonly now: () => number
 }
@@ -49,7 +61,7 @@ async function ask(holder: Holder, hashPart: HashPart): Promise<Live> {
 async function holdersOf(
   hashPart: HashPart,
   known: readonly CatalogMatch[],
-  { holders, hostName, now, presence }: WhoHasParts,
+  { holders, hostName, now, presence, driveOf }: WhoHasParts,
 ): Promise<PathHolders[]> {
   const found = new Map<string, { narSize?: number | undefined; holders: HolderAnswer[] }>()
   const add = (storePath: string, narSize: number | undefined, answer: HolderAnswer): void => {
@@ -67,7 +79,7 @@ async function holdersOf(
     else if (live !== 'absent') {
       const { id, kind } = holder
       const lastSeen = new Date(now()).toISOString()
-      const answer = { id, kind, host: hostName, up: true, lastSeen }
+      const answer = { id, kind, host: hostName, up: true, lastSeen, ...driveFields(driveOf(id)) }
       add(live.info.storePath, live.info.narSize, answer)
     }
   }
@@ -78,7 +90,7 @@ async function holdersOf(
       const peer = row.kind === 'peer' ? peerKeyOf(row.id) : undefined
       const answer =
         peer === undefined
-          ? answerOf(row, row.up && !silent.has(row.id))
+          ? answerOf(row, row.up && !silent.has(row.id), driveOf(row.id))
           : peerAnswerOf(row, presence(peer), now)
       add(joinStorePath(row.storeDir, match.baseName), match.narSize, answer)
     }
@@ -90,13 +102,29 @@ async function holdersOf(
   }))
 }
 
-const answerOf = ({ id, kind, host, lastSeen }: MatchHolder, up: boolean): HolderAnswer => ({
-  id,
-  kind,
-  host,
-  up,
-  ...(lastSeen === undefined ? {} : { lastSeen: new Date(lastSeen).toISOString() }),
-})
+function answerOf(
+  { id, kind, host, lastSeen }: MatchHolder,
+  up: boolean,
+  drive: DriveFacts | undefined,
+): HolderAnswer {
+  const seen = drive?.lastSeen ?? lastSeen
+  return {
+    ...{ id, kind, host, up },
+    ...(seen === undefined ? {} : { lastSeen: new Date(seen).toISOString() }),
+    ...driveFields(drive),
+  }
+}
+
+const driveFields = (
+  drive: DriveFacts | undefined,
+): Pick<HolderAnswer, 'name' | 'label' | 'mountPoint'> =>
+  drive === undefined
+    ? {}
+    : {
+        name: drive.name,
+        ...(drive.label === undefined ? {} : { label: drive.label }),
+        ...(drive.mountPoint === undefined ? {} : { mountPoint: drive.mountPoint }),
+      }
 
 function peerAnswerOf(
   { id, kind, host }: MatchHolder,

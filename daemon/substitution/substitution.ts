@@ -4,6 +4,7 @@ import { hashPartOf, type HashPart } from '../../protocol/store-path.ts'
 import type { NarUrl } from '../../protocol/nar-url.ts'
 import type { EventBus } from '../events.ts'
 import type { Holder, Holding, Witness } from '../holders/holder.ts'
+import { holderListOf, type Holders } from '../holders/holder-list.ts'
 import type { Trust } from '../trust/trust.ts'
 import {
   findCandidates,
@@ -24,8 +25,8 @@ import { RETURN_WAIT_MS, untilReturned } from './returning.ts'
 import { createVerdicts, type Verdicts, type VerdictStore } from './verdicts.ts'
 
 export interface SubstitutionOptions {
-  /** This host's own, in order of preference: asked every time. */
-  readonly holders: readonly Holder[]
+  /** This host's own, in order of preference: asked every time. The first stays for good. */
+  readonly holders: Holders
   /** Asked when none of them has a path. */
   readonly peers?: Elsewhere | undefined
   /** Asked when nobody nearer has it. */
@@ -87,7 +88,7 @@ export interface Substitution extends Sharing {
   nar(url: NarUrl, audience: Audience, options: PrepareOptions): Promise<NarReply | undefined>
   /** What every holder says, refusals included. */
   findings(hashPart: HashPart): Promise<Finding[]>
-  /** This host's own. */
+  /** This host's own, of this moment. */
   readonly holders: readonly Holder[]
   /** Peers that say they have a path and are up. */
   peersFor(hashPart: HashPart): readonly Holder[]
@@ -103,8 +104,11 @@ const AUDIENCES = 8
 
 /** Makes the room. It opens nothing by itself. */
 export function createSubstitution(options: SubstitutionOptions): Substitution {
-  const { holders, trust, storeDir, events, peers, upstreams } = options
+  const { trust, storeDir, events, peers, upstreams } = options
+  const list = holderListOf(options.holders)
   const sharing: Sharing = { withLan: options.withLan, withPeers: options.withPeers ?? 'all' }
+  // What this machine itself is told about a live path depends on nothing else, so it may come from before a restart.
+  const [first] = list.current()
   const verdicts = createVerdicts(options.verdictStore, events)
   const cacheLimit = options.narinfoCacheBytes ?? NARINFO_CACHE_BYTES
   // One map per audience: what one may see must never be found by the other.
@@ -139,7 +143,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       const entry = cache.get(hashPart)
       if (entry !== undefined) forget(cache, hashPart, entry)
     }
-    if (holderId !== holders[0]?.id) return
+    if (holderId !== first?.id) return
     options.narinfoStore.put(
       { holderId, hashPart, identity: NO_IDENTITY, epoch: options.narinfoEpoch },
       '',
@@ -162,8 +166,6 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
         decision.reason !== 'member' || contradicted(holding) === undefined,
     )
 
-  // What this machine itself is told about a live path depends on nothing else, so it may come from before a restart.
-  const [first] = holders
   const keyOf = (holder: Holder, hashPart: HashPart, { mark }: Witness): NarinfoKey => ({
     holderId: holder.id,
     hashPart,
@@ -238,6 +240,14 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     }
     return []
   }
+  /** A drive may be slow: what lies nearer does not wait for it. */
+  const ownHolders = (): readonly [near: readonly Holder[], drives: readonly Holder[]] => {
+    const all = list.current()
+    const drives = all.filter(({ kind }) => kind === 'drive')
+    return drives.length === 0
+      ? [all, drives]
+      : [all.filter(({ kind }) => kind !== 'drive'), drives]
+  }
   const peersFor = (hashPart: HashPart) => peers?.able(hashPart) ?? []
   const upstreamsFor = (hashPart: HashPart) => upstreams?.able(hashPart) ?? []
 
@@ -245,8 +255,8 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   const find = (hashPart: HashPart, audience: Audience) =>
     inTurn(
       isNear(audience)
-        ? [() => holders]
-        : [() => [...holders, ...peersFor(hashPart)], () => upstreamsFor(hashPart)],
+        ? [() => list.current()]
+        : [() => [...list.current(), ...peersFor(hashPart)], () => upstreamsFor(hashPart)],
       hashPart,
       audience,
     )
@@ -266,7 +276,9 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   return {
     verdicts,
     ...sharing,
-    holders,
+    get holders() {
+      return list.current()
+    },
     peersFor,
     narinfo(hashPart, audience) {
       const cache = caches[audienceKey(audience)]
@@ -282,11 +294,12 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
         return recalled.text
       }
       // A first holder that can be asked for a sign and gives none has nothing: most misses end here.
-      const asked = witness === undefined && mayWitness(audience) ? holders.slice(1) : holders
+      const [near, drives] = ownHolders()
+      const asked = witness === undefined && mayWitness(audience) ? near.slice(1) : near
       const found = inTurn(
         isNear(audience)
-          ? [() => asked]
-          : [() => asked, () => peersFor(hashPart), () => upstreamsFor(hashPart)],
+          ? [() => asked, () => drives]
+          : [() => asked, () => drives, () => peersFor(hashPart), () => upstreamsFor(hashPart)],
         hashPart,
         audience,
       )
@@ -309,7 +322,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     },
     async findings(hashPart) {
       const asked = [
-        ...holders,
+        ...list.current(),
         ...(peers?.claiming(hashPart) ?? []),
         ...(upstreams?.claiming(hashPart) ?? []),
       ]
