@@ -32,6 +32,13 @@ export interface NarHandler {
 export interface NarReader {
   /** Reads on. Throws NAR_INVALID at the first byte that no NAR could have there. */
   write(chunk: Uint8Array): void
+  /**
+   * Reads on as far as the NAR goes, where other things follow it: the bytes of the chunk that were the NAR's. Throws
+   * NAR_INVALID like `write`.
+   */
+  writePart(chunk: Uint8Array): number
+  /** Whether the NAR has come to its end. */
+  isComplete(): boolean
   /** Says that no more comes. Throws NAR_INVALID unless the NAR is complete. */
   end(): void
 }
@@ -287,9 +294,10 @@ export function createNarReader(handler: NarHandler): NarReader {
     offset += size
   }
 
-  const read = (data: Buffer): void => {
+  /** Gives how much of it was the NAR's. */
+  const read = (data: Buffer): number => {
     let at = 0
-    while (at < data.length) {
+    while (at < data.length && state !== STATE.done) {
       const available = data.length - at
       if (state === STATE.contents) {
         const length = Math.min(remaining, available)
@@ -300,7 +308,6 @@ export function createNarReader(handler: NarHandler): NarReader {
         if (remaining === 0) afterContents()
         continue
       }
-      if (state === STATE.done) refuse('bytes follow the end')
       if (heldLength === 0) {
         const size = wantedBytes(data, at, available)
         if (size <= available) {
@@ -318,22 +325,30 @@ export function createNarReader(handler: NarHandler): NarReader {
         heldLength = 0
       }
     }
+    return at
   }
 
-  const guarded = (action: () => void): void => {
+  const guarded = <T>(action: () => T): T => {
     if (poison !== undefined) throw poison.error
     try {
-      action()
+      return action()
     } catch (error) {
       poison = { error }
       throw error
     }
   }
 
+  const readPart = (chunk: Uint8Array): number =>
+    read(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength))
+
   return {
     write(chunk) {
-      guarded(() => read(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)))
+      guarded(() => {
+        if (readPart(chunk) < chunk.length) refuse('bytes follow the end')
+      })
     },
+    writePart: chunk => guarded(() => readPart(chunk)),
+    isComplete: () => state === STATE.done,
     end() {
       guarded(() => {
         if (state !== STATE.done) refuse('it ends early', offset + heldLength)

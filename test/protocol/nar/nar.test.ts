@@ -346,3 +346,21 @@ t.test('damaged NARs are refused, or are another tree in its only spelling', t =
   t.ok(counts.same > 100 && counts.refused > 4000, JSON.stringify(counts))
   t.end()
 })
+
+t.test('a NAR among other things is read to its end and no further', t => {
+  const nar = encodeNar(folder({ a: file('hello'), b: link('a') }))
+  const whole = Buffer.concat([nar, b('what follows')])
+  for (let at = 0; at <= whole.length; at++) {
+    const reader = createNarReader({})
+    let taken = 0
+    for (const piece of split(whole, at)) taken += reader.writePart(piece)
+    if (taken !== nar.length || !reader.isComplete()) return t.fail(`cut at ${at}`)
+    reader.end()
+  }
+  const cut = createNarReader({})
+  t.equal(cut.writePart(nar.subarray(0, -1)), nar.length - 1)
+  t.notOk(cut.isComplete())
+  t.throws(() => cut.writePart(Buffer.of(1)), { code: 'NAR_INVALID' })
+  t.throws(() => cut.writePart(nar.subarray(-1)), { code: 'NAR_INVALID' }, 'for good')
+  t.end()
+})
