@@ -3,24 +3,24 @@
 //
 //   file      = "narwharf-have 1" LF length:u32le header section*      in the order the header names them
 //   header    = signed JSON (signed-json.ts): format "narwharf-have", site, createdAt, root, shipments, sections
-//   root      = SHA-256 of the hash parts (20 bytes each), sorted: two digests of the same paths have the same root
+//   root      = SHA-256 of the hash parts, sorted, each with LF: two digests of the same paths have the same root
 //   shipments = [{"id": shipment, "parts": [part, …], "of": parts}]    the ledger: what was merged whole, and which parts
 //   sections  = [{"kind": text, "size": bytes, "sha256": hex, …}]      unknown kinds are passed over
 //   kind set  = {…, "count": n, "salt": hex of 16 bytes}; its bytes:
 //               quotients remainder:u32le{n}             Golomb-Rice codes of the gaps between the values, ascending from 0
 //               quotients: for each gap floor(gap / 2^32) zero bits and a one bit, least significant bit of a byte first,
 //               filled up with zero bits; remainder: gap mod 2^32
-//               value of a hash part: h = SHA-256(salt, its 20 bytes); floor(h[0..3] * n / 2^32) * 2^32 + h[4..7], big-endian
+//               value of a hash part: with h = SipHash-2-4 of its 32 characters, keyed by the salt,
+//               floor(floor(h / 2^32) * n / 2^32) * 2^32 + h mod 2^32
 //   kinds "listing" (bitmaps over lists that both ends know) and "gone" (paths of the ledger that were collected) are
 //   reserved. Where they come, less is in the set: who passes them over sends too much, never too little.
 //
 // A new salt each time: a path that was wrongly taken to be there is not so again. Whoever writes one gives it, nothing here
-// is random. Sources of the method: Golomb (1966), Rice (1979); measured against other filters in the project's notes.
+// is random. Source of the method: Golomb (1966), Rice (1979); as in BIP 158 (compact block filters for light clients).
 // Left to others: whose signature counts.
 import { createHash } from 'node:crypto'
 import { jsonFields, type Invalid } from './canonical-json.ts'
 import { fail } from './errors.ts'
-import { PATH_HASH_BYTES } from './index-block.ts'
 import {
   parseHexOf,
   parsePlainText,
@@ -29,7 +29,7 @@ import {
   parseTime,
   SHIPMENT_PARTS_MAX,
 } from './json-texts.ts'
-import { decodeNix32 } from './nix32.ts'
+import { createSipHash, SIPHASH_KEY_BYTES } from './siphash.ts'
 import {
   formatSignedJson,
   parseSignedJson,
@@ -55,7 +55,7 @@ const HEADER_MAX_BYTES = 2 * 1024 * 1024
 export const HAVE_DIGEST_MAX_BYTES = 20 * 1024 * 1024
 
 /** Bytes of a salt. */
-export const HAVE_SALT_BYTES = 16
+export const HAVE_SALT_BYTES = SIPHASH_KEY_BYTES
 
 const SHA256_BYTES = 32
 const REMAINDER_BYTES = 4
@@ -108,26 +108,19 @@ export interface HaveDigest extends Signed {
   readonly has: (hashPart: HashPart) => boolean
 }
 
-/** The value of a hash part of 20 bytes among `count`: below count * 2^32. */
-function valueOf(salt: Uint8Array, hash: Uint8Array, count: number): number {
-  const digest = createHash('sha256').update(salt).update(hash).digest()
-  // At most 53 bits: exact.
-  return Math.floor((digest.readUInt32BE(0) * count) / TWO_32) * TWO_32 + digest.readUInt32BE(4)
+/** The values of hash parts among `count` under that salt: below count * 2^32. */
+function valuesOf(salt: Uint8Array, count: number): (hashPart: HashPart) => number {
+  const hash = createSipHash(salt)
+  return hashPart => {
+    const { high, low } = hash(hashPart)
+    // At most 53 bits: exact.
+    return Math.floor((high * count) / TWO_32) * TWO_32 + low
+  }
 }
 
-const hashBytes = (hashPart: HashPart): Buffer => decodeNix32(hashPart, PATH_HASH_BYTES)
-
-/** Sorted, each once, 20 bytes each. */
-function sortedHashes(hashParts: Iterable<HashPart>): Buffer[] {
-  const all = Array.from(hashParts, hashBytes).sort((a, b) => a.compare(b))
-  const once = all.filter((hash, at) => at === 0 || !hash.equals(all[at - 1] as Buffer))
-  if (once.length > HAVE_PATHS_MAX) invalid(`more than ${HAVE_PATHS_MAX} paths`)
-  return once
-}
-
-function encodeSet(hashes: readonly Buffer[], salt: Uint8Array): Buffer {
-  const count = hashes.length
-  const values = Float64Array.from(hashes, hash => valueOf(salt, hash, count)).sort()
+function encodeSet(hashParts: readonly HashPart[], salt: Uint8Array): Buffer {
+  const count = hashParts.length
+  const values = Float64Array.from(hashParts, valuesOf(salt, count)).sort()
   // Quotients add up to less than count, and each has its one.
   const quotients = Buffer.alloc(Math.ceil((count * 2) / 8))
   const remainders = Buffer.alloc(count * REMAINDER_BYTES)
@@ -174,6 +167,9 @@ function decodeSet(bytes: Buffer, count: number): Float64Array {
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
 
+const rootOf = (sorted: readonly HashPart[]): string =>
+  sha256(Buffer.from(sorted.map(hashPart => `${hashPart}\n`).join(''), 'latin1'))
+
 /**
  * The digest of a site's paths, in any order, doubles counted once. Throws HAVE_DIGEST_INVALID for what could not be read
  * again.
@@ -183,23 +179,23 @@ export function encodeHaveDigest(
   { site, createdAt, shipments, salt }: HaveDigestAbout,
   sign: Sign,
 ): Buffer {
-  const hashes = sortedHashes(hashParts)
-  const set = encodeSet(hashes, salt)
-  const root = createHash('sha256')
-  for (const hash of hashes) root.update(hash)
+  if (salt.length !== HAVE_SALT_BYTES) invalid(`a salt of ${salt.length} bytes`)
+  const sorted = [...new Set(hashParts)].sort()
+  if (sorted.length > HAVE_PATHS_MAX) invalid(`more than ${HAVE_PATHS_MAX} paths`)
+  const set = encodeSet(sorted, salt)
   const header = formatSignedJson(
     FORMAT,
     {
       site,
       createdAt,
-      root: root.digest('hex'),
+      root: rootOf(sorted),
       shipments: shipments.map(({ id, parts, of }) => ({ id, parts, of })),
       sections: [
         {
           kind: SET,
           size: set.length,
           sha256: sha256(set),
-          count: hashes.length,
+          count: sorted.length,
           salt: Buffer.from(salt).toString('hex'),
         },
       ],
@@ -279,12 +275,13 @@ export function decodeHaveDigest(source: Uint8Array): HaveDigest {
   const { set, ...head } = readHead(bytes)
   const { count, salt } = set
   const values = decodeSet(set.bytes, count)
+  const valueOf = valuesOf(salt, count)
   return {
     ...head,
     id: sha256(bytes),
     count,
     has(hashPart) {
-      const wanted = valueOf(salt, hashBytes(hashPart), count)
+      const wanted = valueOf(hashPart)
       let [low, high] = [0, count]
       while (low < high) {
         const middle = (low + high) >>> 1

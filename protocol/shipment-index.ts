@@ -296,12 +296,10 @@ const columnsOf = (bytes: Uint8Array): ColumnReader =>
 function decodeRecord(body: Buffer, { storeDir, baseNames, inflate }: Place): ShipmentEntry[] {
   const outer = columnsOf(body)
   const blockBytes = outer.bytes(outer.number(INDEX_BLOCK_MAX_BYTES))
-  const paths = within(() => {
-    const block = decodeIndexBlock(blockBytes, inflate)
-    if (block.kind !== 'add') return invalid('a record that adds nothing')
-    if (block.storeDir !== storeDir) return invalid(`a block of ${block.storeDir}`)
-    return indexPathsOf(block, baseNames.length, position => baseNames[position])
-  })
+  const block = within(() => decodeIndexBlock(blockBytes, inflate))
+  if (block.kind !== 'add') return invalid('a record that adds nothing')
+  if (block.storeDir !== storeDir) return invalid(`a block of ${block.storeDir}`)
+  const paths = within(() => indexPathsOf(block, baseNames.length, position => baseNames[position]))
   if (baseNames.length + paths.length > SHIPMENT_INDEX_ENTRIES_MAX) {
     invalid(`more than ${SHIPMENT_INDEX_ENTRIES_MAX} paths`)
   }

@@ -80,7 +80,7 @@ export interface ShipmentSection {
 /** A NAR that is larger than FAT32 allows: `nar/X.nar.zst` lies there as `nar/X.nar.zst.000`, `.001` and so on. */
 export interface ShipmentSplit {
   readonly url: string
-  /** At least 2; all but the last have {@link SPLIT_PART_BYTES} bytes. */
+  /** At least 2. All but the last are of one size, usually {@link SPLIT_PART_BYTES}. */
   readonly parts: number
 }
 
