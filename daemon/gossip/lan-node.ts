@@ -15,6 +15,13 @@ const NO_NETWORK = '127.0.0.1'
 const DIALS_AT_ONCE = 16
 /** Connections at most; a site is far smaller. */
 const CONNECTIONS_LIMIT = 1024
+/**
+ * A dial without an answer for so long, ms, began before the other listened: what it sent is lost, and it sends again after a
+ * second only. A handshake on a LAN takes 50 ms.
+ */
+const STUCK_MS = 250
+/** How often one is given up for a new one, ms: where processors are busy a handshake takes seconds, and must be let end. */
+const RENEW_MS = 5_000
 /** How long a close may take that says goodbye, before it is done without. */
 const GOODBYE_MS = 2_000
 
@@ -36,7 +43,10 @@ export function claimedAddress(addresses: readonly string[], current?: string): 
 export interface LanNode {
   readonly claimed: string
   readonly swarm: Hyperswarm
-  /** Tries to reach a host at all its addresses, now and by hyperswarm's own retries later. */
+  /**
+   * Tries to reach a host at all its addresses, now and by hyperswarm's own retries later. To be called at each sign of its
+   * life: a dial that is stuck is begun anew.
+   */
   dial(publicKey: Buffer, addresses: readonly PeerAddress[]): void
   close(): Promise<void>
 }
@@ -51,6 +61,46 @@ interface NodeOptions {
   readonly addressesOf: (publicKey: Buffer) => readonly PeerAddress[]
   readonly backoffsMs: readonly number[]
   readonly onConnection: (connection: SwarmConnection) => void
+}
+
+/**
+ * Dials that have no answer yet. While there is one, the swarm begins no other, and of the two ends that with the larger key
+ * refuses the other's as well.
+ */
+function createDials() {
+  interface Dial {
+    readonly connection: SwarmConnection
+    readonly at: number
+  }
+  const pending = new Map<string, Dial>()
+  const renewedAt = new Map<string, number>()
+  return {
+    begun(publicKey: Buffer, connection: SwarmConnection) {
+      const key = publicKey.toString('hex')
+      const dial: Dial = { connection, at: performance.now() }
+      pending.set(key, dial)
+      const over = () => {
+        if (pending.get(key) === dial) pending.delete(key)
+      }
+      connection.once('open', over)
+      connection.once('close', over)
+    },
+    /** Calls `dial`, after a dial that is stuck, or is still without an answer when it would be, was given up. */
+    renewed(publicKey: Buffer, dial: () => void) {
+      const key = publicKey.toString('hex')
+      const waiting = pending.get(key)
+      const now = performance.now()
+      if (waiting === undefined || now - (renewedAt.get(key) ?? -Infinity) < RENEW_MS) return dial()
+      renewedAt.set(key, now)
+      const giveUp = () => {
+        if (pending.get(key) !== waiting) return
+        // The swarm has to hear of the end first.
+        waiting.connection.once('close', () => setImmediate(dial))
+        waiting.connection.destroy()
+      }
+      setTimeout(giveUp, Math.max(0, waiting.at + STUCK_MS - now)).unref()
+    },
+  }
 }
 
 /** Throws NETWORK_PORT_TAKEN. Asked before the node is made: one that cannot bind cannot be destroyed either. */
@@ -74,12 +124,15 @@ export async function openLanNode(options: NodeOptions): Promise<LanNode> {
   dht.on('error', () => {})
   // A routing table drops what does not fit in a bucket of 20, so a host is dialled where it was seen, not looked for.
   const connect = dht.connect.bind(dht)
+  const dials = createDials()
   dht.connect = (publicKey, connectOptions) => {
     const relayAddresses = addressesOf(publicKey)
-    return connect(publicKey, {
+    const connection = connect(publicKey, {
       ...connectOptions,
       ...(relayAddresses.length > 0 && { relayAddresses }),
     })
+    dials.begun(publicKey, connection)
+    return connection
   }
   const swarm = new Hyperswarm({
     dht,
@@ -102,7 +155,9 @@ export async function openLanNode(options: NodeOptions): Promise<LanNode> {
     swarm,
     dial(publicKey, addresses) {
       for (const { host, port: theirs } of addresses) dht.addNode({ host, port: theirs })
-      swarm.joinPeer(publicKey)
+      dials.renewed(publicKey, () => {
+        if (!swarm.destroyed && admits(publicKey)) swarm.joinPeer(publicKey)
+      })
     },
     async close() {
       const timer = setTimeout(() => void swarm.destroy({ force: true }), GOODBYE_MS)

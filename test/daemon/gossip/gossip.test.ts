@@ -1,5 +1,19 @@
+import { randomBytes } from 'node:crypto'
 import t from 'tap'
-import { connect, createSite, entry, isUp, sight, startHost, storePathOf, until } from './rooms.ts'
+import type { PeerKey } from '../../../daemon/site.ts'
+import { keyPairFromSeed } from '../../../protocol/ed25519.ts'
+import {
+  connect,
+  createSite,
+  entry,
+  freeUdpPort,
+  type Host,
+  isUp,
+  sight,
+  startHost,
+  storePathOf,
+  until,
+} from './rooms.ts'
 
 t.test('what one host holds is in the other’s catalog at once', async t => {
   const site = createSite()
@@ -69,6 +83,29 @@ t.test('one address leads to all: peers tell of peers', async t => {
   sight(c, a)
   await Promise.all([until(c, () => isUp(c, a) && isUp(c, b)), until(b, () => isUp(b, c))])
   t.pass('B and C met by A')
+})
+
+t.test('a dial that began before the other listened does not delay the two', async t => {
+  const site = createSite()
+  const [smaller, larger] = [randomBytes(32), randomBytes(32)]
+    .map(seed => keyPairFromSeed(seed))
+    .sort((a, b) => Buffer.compare(a.publicKey, b.publicKey))
+  const late = { key: smaller?.publicKey.toString('hex') as PeerKey, port: await freeUdpPort() }
+  site.members.add(late.key)
+  // The larger key refuses the other's dial while its own is out, and that one was sent to nobody.
+  const a = await startHost(t, site, 'a', {
+    again: { keyPair: larger, port: await freeUdpPort() } as Host,
+  })
+  sight(a, late)
+  const b = await startHost(t, site, 'b', {
+    again: { keyPair: smaller, port: late.port } as Host,
+  })
+  const at = performance.now()
+  sight(b, a)
+  sight(a, b)
+  await Promise.all([until(a, () => isUp(a, b)), until(b, () => isUp(b, a))])
+  t.pass('they meet')
+  t.comment(`${(performance.now() - at).toFixed(0)} ms after both were there`)
 })
 
 t.test('a stranger gets nothing and leaves nothing', async t => {
