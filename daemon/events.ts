@@ -21,6 +21,8 @@ export interface Events {
   'members:changed': []
   /** The catalog's picture of a peer's index changed. */
   'index:changed': [PeerKey]
+  /** A newer note of that host is known, or it is forgotten; `told` by another host. */
+  'note:changed': [PeerKey, by: 'us' | 'told']
   /** Another program's binary cache (`_nix-serve._tcp`) came or went on the LAN. */
   'cache:sighted': [url: string]
   'cache:gone': [url: string]

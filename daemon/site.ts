@@ -1,3 +1,4 @@
+import type { NoteMark } from '../protocol/host-notes.ts'
 import type { PathInfo } from '../protocol/path-info.ts'
 import type { HashPart, StorePath } from '../protocol/store-path.ts'
 
@@ -57,6 +58,21 @@ export interface Members {
    * knows more. Throws MEMBER_LIST_INVALID for what is no list of this site, signed throughout by its admins.
    */
   offer(list: Uint8Array): 'newer' | 'same' | 'older'
+}
+
+/** The newest signed note of every member, as gossip hands them on: it knows nothing of what stands in them. */
+export interface NoteShelf {
+  /** Of members only, this host's own among them. */
+  marks(): readonly NoteMark[]
+  /** A note as it travels; of members only. */
+  get(host: PeerKey): Buffer | undefined
+  /** Whether the note of that mark would be news here. */
+  wants(mark: NoteMark): boolean
+  /**
+   * Takes a note from outside: `newer` when it is kept now, `mine` for one of this host, which is never kept. Throws
+   * NOTE_INVALID.
+   */
+  offer(note: Uint8Array): 'newer' | 'known' | 'mine' | 'stranger'
 }
 
 /** A path in somebody's index: what it says it holds. */

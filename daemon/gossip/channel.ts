@@ -13,9 +13,23 @@ import {
   type Hello,
   type ToldPeer,
 } from './messages.ts'
+import {
+  decodeAsk,
+  decodeMarks,
+  decodePart,
+  encodeAsk,
+  encodeMarks,
+  encodePart,
+  type NoteAsk,
+  type NotePart,
+} from './note-messages.ts'
+import type { NoteMark } from '../../protocol/host-notes.ts'
 
 /** The name of the conversation; a change that an old host could not follow gets a new number. */
 const PROTOCOL = 'narwharf/gossip/1'
+
+/** Parts of notes that wait for a reader: a host asks for two at a time. */
+const WAITING_PARTS_MAX = 4
 
 /** What the other end says, decoded; nothing comes before its hello. */
 export interface ChannelListener {
@@ -24,6 +38,9 @@ export interface ChannelListener {
   heads(heads: readonly Uint8Array[]): void
   told(peers: readonly ToldPeer[]): void
   pong(payload: Uint8Array): void
+  noteMarks(marks: readonly NoteMark[]): void
+  noteAsked(ask: NoteAsk): void
+  notePart(part: NotePart): void
   /** It said what no host says: the connection is not worth keeping. */
   bad(problem: string): void
   closed(): void
@@ -35,6 +52,10 @@ export interface Channel {
   heads(heads: Iterable<Uint8Array>): void
   told(peers: readonly ToldPeer[]): void
   ping(payload: Uint8Array): void
+  noteMarks(marks: readonly NoteMark[]): void
+  askNote(ask: NoteAsk): void
+  /** Waits while the other end reads slowly. */
+  notePart(part: NotePart): void
 }
 
 /** Bytes as they are: what is too long is refused by the decoder that knows what it is. */
@@ -65,10 +86,18 @@ export function openChannel(
   const channel = Protomux.from(connection).createChannel({
     protocol: PROTOCOL,
     onclose: () => listener.closed(),
+    ondrain: () => {
+      while (channel?.drained === true) {
+        const next = waiting.shift()
+        if (next === undefined) return
+        partOut.send(next)
+      }
+    },
   })
   if (channel === null) return undefined
   let greeted = false
   let poisoned = false
+  const waiting: Buffer[] = []
 
   const message = (act: (bytes: Uint8Array) => void, first = false) =>
     channel.addMessage<Uint8Array>({
@@ -97,6 +126,9 @@ export function openChannel(
     if (channel.drained) pongOut.send(bytes)
   })
   const pongOut = message(bytes => listener.pong(checkPing(bytes)))
+  const marksOut = message(bytes => listener.noteMarks(decodeMarks(bytes)))
+  const askOut = message(bytes => listener.noteAsked(decodeAsk(bytes)))
+  const partOut = message(bytes => listener.notePart(decodePart(bytes)))
   channel.open()
   helloOut.send(encodeHello(hello))
   return {
@@ -108,5 +140,14 @@ export function openChannel(
       if (peers.length > 0) toldOut.send(encodeTold(peers))
     },
     ping: payload => void pingOut.send(payload),
+    noteMarks: marks => {
+      for (const batch of encodeMarks(marks)) marksOut.send(batch)
+    },
+    askNote: ask => void askOut.send(encodeAsk(ask)),
+    notePart: part => {
+      if (channel.drained) partOut.send(encodePart(part))
+      // Whoever asks for more at a time than hosts do gets no heap of answers.
+      else if (waiting.length < WAITING_PARTS_MAX) waiting.push(encodePart(part))
+    },
   }
 }

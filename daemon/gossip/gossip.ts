@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import type { PeerStatus } from '../../protocol/api.ts'
 import { problemOf } from '../../protocol/errors.ts'
 import type { EventBus } from '../events.ts'
-import type { IndexChange, Members, PeerAddress, PeerKey } from '../site.ts'
+import type { IndexChange, Members, NoteShelf, PeerAddress, PeerKey } from '../site.ts'
 import { createHeadBook, type KnownHead } from './head-book.ts'
 import { createHeadExchange } from './head-exchange.ts'
 import type { Indexes } from './indexes.ts'
@@ -12,6 +12,7 @@ import { ownAddresses } from './lan-node.ts'
 import type { Link, LinkListener } from './link.ts'
 import { openLogStore, type LogStore } from './log-store.ts'
 import { UPSTREAMS_LIMIT, type ToldPeer } from './messages.ts'
+import { createNoteExchange } from './note-exchange.ts'
 import { COMPACTION, createOwnLog, type CompactionLimits, type OwnLog } from './own-log.ts'
 import { openPeerMemory, type PeerMemory } from './peer-memory.ts'
 import { createReplica, type Replica } from './replica.ts'
@@ -29,6 +30,8 @@ export interface GossipOptions {
   /** The daemon's; the logs lie in `gossip/` below. */
   readonly stateDir: string
   readonly indexes: Indexes
+  /** Notes that hosts tell of themselves; without it none are told. */
+  readonly notes?: NoteShelf | undefined
   readonly events: EventBus
   readonly log: Logger
   /** Wall clock, for what people read. */
@@ -60,6 +63,13 @@ export interface Gossip {
   rttMs(key: PeerKey): number | undefined
 }
 
+const NO_NOTES: NoteShelf = {
+  marks: () => [],
+  get: () => undefined,
+  wants: () => false,
+  offer: () => 'stranger',
+}
+
 export function createGossip(options: GossipOptions): Gossip {
   const { members, events, indexes, log } = options
   const timings: Timings = { ...TIMINGS, ...options.timings }
@@ -68,6 +78,7 @@ export function createGossip(options: GossipOptions): Gossip {
   const dir = join(options.stateDir, 'gossip')
   const heads = createHeadBook(members)
   const exchange = createHeadExchange(heads, timings, now)
+  const notes = createNoteExchange(options.notes ?? NO_NOTES, timings, now)
   const lastSeen = new Map<PeerKey, string>()
   const hellos = new Map<PeerKey, { readonly version: string }>()
   const lies = new Map<PeerKey, string>()
@@ -104,6 +115,7 @@ export function createGossip(options: GossipOptions): Gossip {
       const list = members.list()
       if (list !== undefined) link.channel.memberList(list)
       exchange.greet(link)
+      notes.greet(link)
       link.channel.told(toldTo(link))
       const { key, address } = link
       if (address === undefined) return
@@ -114,6 +126,7 @@ export function createGossip(options: GossipOptions): Gossip {
     down(link) {
       seen(link.key)
       exchange.gone(link)
+      notes.gone(link)
     },
     memberList(link, list) {
       try {
@@ -137,6 +150,15 @@ export function createGossip(options: GossipOptions): Gossip {
       for (const { key, address } of peers) {
         if (key === members.key || !members.isMember(key) || swarm.links.has(key)) continue
         events.emit('peer:sighted', { key, address, source: 'told' })
+      }
+    },
+    noteMarks: notes.marks,
+    noteAsked: notes.asked,
+    notePart(link, part) {
+      try {
+        notes.part(link, part)
+      } catch (error) {
+        lied(link.key, problemOf(error))
       }
     },
     lied,
@@ -174,10 +196,13 @@ export function createGossip(options: GossipOptions): Gossip {
     const list = members.list()
     if (list !== undefined) for (const link of swarm.links.values()) link.channel.memberList(list)
     exchange.again()
+    notes.again()
     replica
       ?.forgetStrangers()
       .catch((error: unknown) => log.error({ err: error }, 'an index stays'))
   }
+
+  const onNote = (_: PeerKey, by: 'us' | 'told') => notes.changed(by === 'us')
 
   const known = (): PeerKey[] =>
     [
@@ -274,6 +299,7 @@ export function createGossip(options: GossipOptions): Gossip {
     await replica.forgetStrangers()
     events.on('members:changed', onMembers)
     events.on('peer:lied', onLied)
+    events.on('note:changed', onNote)
     await swarm.open()
   }
 
@@ -283,7 +309,9 @@ export function createGossip(options: GossipOptions): Gossip {
     await opened?.catch(() => {})
     events.off('members:changed', onMembers)
     events.off('peer:lied', onLied)
+    events.off('note:changed', onNote)
     exchange.close()
+    notes.close()
     await swarm.close()
     await memory?.close()
     await replica?.close()

@@ -1,7 +1,9 @@
 import type { SwarmConnection } from 'hyperswarm'
+import type { NoteMark } from '../../protocol/host-notes.ts'
 import type { PeerAddress, PeerKey } from '../site.ts'
 import { openChannel, type Channel } from './channel.ts'
 import { PING_BYTES, type Hello, type ToldPeer } from './messages.ts'
+import type { NoteAsk, NotePart } from './note-messages.ts'
 import type { Timings } from './timings.ts'
 
 /** A member's connection after its hello. */
@@ -24,6 +26,9 @@ export interface LinkListener {
   memberList(link: Link, list: Uint8Array): void
   heads(link: Link, heads: readonly Uint8Array[]): void
   told(link: Link, peers: readonly ToldPeer[]): void
+  noteMarks(link: Link, marks: readonly NoteMark[]): void
+  noteAsked(link: Link, ask: NoteAsk): void
+  notePart(link: Link, part: NotePart): void
   lied(key: PeerKey, problem: string): void
 }
 
@@ -94,6 +99,9 @@ export function openLink(
     memberList: list => withLink(link => on.memberList(link, list)),
     heads: heads => withLink(link => on.heads(link, heads)),
     told: peers => withLink(link => on.told(link, peers)),
+    noteMarks: marks => withLink(link => on.noteMarks(link, marks)),
+    noteAsked: ask => withLink(link => on.noteAsked(link, ask)),
+    notePart: part => withLink(link => on.notePart(link, part)),
     pong: payload =>
       withLink(link => {
         heardAt = now()

@@ -10,6 +10,8 @@ export interface Timings {
   readonly headsMs: number
   /** The same for heads of others: their own hosts tell most peers first. */
   readonly relayMs: number
+  /** How long a part of a note that was asked for may take. */
+  readonly noteMs: number
   /** How often to look for an address or a free port at start. */
   readonly addressMs: number
   /** Waits between two tries to reach a host: hyperswarm's own end at ten minutes. */
@@ -28,6 +30,7 @@ export const TIMINGS: Timings = {
   helloMs: 10_000,
   headsMs: 20,
   relayMs: 1_500,
+  noteMs: 10_000,
   addressMs: 3_000,
   backoffsMs: [1_000, 3_000, 5_000, 15_000],
   witnessMs: 10_000,

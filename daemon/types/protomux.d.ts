@@ -40,6 +40,8 @@ declare module 'protomux' {
       readonly protocol: string
       readonly onopen?: () => void
       readonly onclose?: (isRemote: boolean) => void
+      /** What was written has gone out. */
+      readonly ondrain?: () => void
     }): MuxChannel | null
   }
 }

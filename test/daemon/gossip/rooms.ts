@@ -6,7 +6,7 @@ import pino from 'pino'
 import type { Test } from 'tap'
 import { createEventBus, type EventBus } from '../../../daemon/events.ts'
 import { createGossip, type Gossip, type GossipOptions } from '../../../daemon/gossip/gossip.ts'
-import type { IndexEntry, Members, PeerKey } from '../../../daemon/site.ts'
+import type { IndexEntry, Members, NoteShelf, PeerKey } from '../../../daemon/site.ts'
 import { keyPairFromSeed } from '../../../protocol/ed25519.ts'
 import { encodeNix32 } from '../../../protocol/nix32.ts'
 import type { StorePath } from '../../../protocol/store-path.ts'
@@ -61,7 +61,13 @@ export async function freeUdpPort(): Promise<number> {
   return port
 }
 
-export interface HostOptions extends Partial<Omit<GossipOptions, 'members'>> {
+export interface HostOptions extends Partial<Omit<GossipOptions, 'members' | 'notes'>> {
+  /** Makes what keeps the notes, before gossip. */
+  readonly withNotes?: (parts: {
+    readonly members: Members
+    readonly events: EventBus
+    readonly stateDir: string
+  }) => NoteShelf
   /** The same host again, as after a restart. */
   readonly again?: Host
 }
@@ -71,7 +77,7 @@ export async function startHost(
   t: Test,
   site: Site,
   name: string,
-  { again, ...options }: HostOptions = {},
+  { again, withNotes, ...options }: HostOptions = {},
 ): Promise<Host> {
   const keyPair = again?.keyPair ?? keyPairFromSeed(randomBytes(32))
   const key = keyPair.publicKey.toString('hex') as PeerKey
@@ -104,6 +110,7 @@ export async function startHost(
     events,
     log: pino({ level: 'info' }, { write: (line: string) => void logged.push(line) }),
     addresses: () => ['127.0.0.1'],
+    notes: withNotes?.({ members, events, stateDir }),
     ...options,
     timings: { backoffsMs: [100, 200, 400, 1000], saveMs: 10, relayMs: 50, ...options.timings },
   })
