@@ -70,7 +70,13 @@ mount --bind "$home" "$root/client"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 if [ -n "$extra" ]; then mkdir "$root/extra"; mount --bind "$extra" "$root/extra"; fi
-exec chroot "$root" "$@"
+# Not chroot: Nix enters its mount namespace anew for the programs it starts, which leads out of a mere chroot.
+cd "$root"
+mkdir .machine
+pivot_root . .machine
+umount -l /.machine
+rmdir /.machine
+exec "$@"
 `
 
 /** What {@link makeNixHost} is told. */

@@ -1,4 +1,3 @@
-import { join as joinPath } from 'node:path'
 import type { Test } from 'tap'
 import { createPairingNet, openHost, type TestHost } from './pairing.ts'
 

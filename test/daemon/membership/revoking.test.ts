@@ -1,4 +1,3 @@
-import { join as joinPath } from 'node:path'
 import t from 'tap'
 import { type TestHost } from '../../helpers/pairing.ts'
 import { site, names } from '../../helpers/site-rig.ts'
