@@ -84,6 +84,8 @@ export interface WhyNotReply {
   readonly hint?: string
   readonly holders: readonly {
     readonly id: string
+    /** What people call it, where the id says nothing to them: `peer lab-3`. */
+    readonly title?: string
     readonly verdict:
       | 'offered'
       | 'absent'

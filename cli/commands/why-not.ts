@@ -19,8 +19,8 @@ export const whyNot: Command = async ({ client, out, arguments: [path = ''] }) =
   )
   if (reply.hint !== undefined) out.print(`to do  ${printable(reply.hint)}`)
   if (reply.holders.length > 0) {
-    const rows = reply.holders.map(({ id, verdict, detail }) => [
-      printable(id),
+    const rows = reply.holders.map(({ id, title, verdict, detail }) => [
+      printable(title ?? id),
       verdict,
       printable(detail),
     ])

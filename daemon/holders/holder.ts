@@ -86,6 +86,8 @@ export interface Holder {
   /** Stable over restarts: `nix-store:/nix/store`, `cache-dir:/var/lib/narwharf/cache`. */
   readonly id: string
   readonly kind: HolderKind
+  /** What people call it, where the id says nothing to them. */
+  readonly title?: string | undefined
   /** The store directory its paths are below; other store directories are not offered. */
   readonly storeDir: string
   /**

@@ -211,6 +211,7 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
   return {
     id,
     kind: 'peer',
+    title: `peer ${name}`,
     storeDir,
     fleeting: true,
     async open() {},

@@ -10,29 +10,32 @@ const list = (names: readonly string[]) => names.join(', ')
 /** Why (or that) this holder's copy is offered, as one verdict and one plain sentence. */
 function explain(finding: Finding, substitution: Substitution): HolderAnswer {
   const { holder, holding, decision } = finding
-  const { id } = holder
+  const who = {
+    id: holder.id,
+    ...(holder.title === undefined ? {} : { title: holder.title }),
+  }
   if (finding.problem !== undefined) {
-    return { id, verdict: 'holder-down', detail: finding.problem }
+    return { ...who, verdict: 'holder-down', detail: finding.problem }
   }
   if (holding === undefined || decision === undefined) {
-    return { id, verdict: 'absent', detail: 'does not have it' }
+    return { ...who, verdict: 'absent', detail: 'does not have it' }
   }
   const damage = substitution.verdicts.problem(holder, holding)
-  if (damage !== undefined) return { id, verdict: 'nar-bad', detail: damage }
+  if (damage !== undefined) return { ...who, verdict: 'nar-bad', detail: damage }
   if (!decision.offered) {
     switch (decision.reason) {
       case 'denied':
-        return { id, verdict: 'denied', detail: 'a rule of share.deny covers its name' }
+        return { ...who, verdict: 'denied', detail: 'a rule of share.deny covers its name' }
       case 'ca-mismatch':
         return {
-          id,
+          ...who,
           verdict: 'ca-mismatch',
           detail:
             'it claims to be content-addressed, but its path is not the one its content gives',
         }
       case 'no-trusted-signature':
         return {
-          id,
+          ...who,
           verdict: 'no-trusted-signature',
           detail:
             decision.untrustedKeys.length > 0
@@ -42,7 +45,7 @@ function explain(finding: Finding, substitution: Substitution): HolderAnswer {
     }
   }
   if (finding.contradiction !== undefined) {
-    return { id, verdict: 'contradicted', detail: finding.contradiction }
+    return { ...who, verdict: 'contradicted', detail: finding.contradiction }
   }
   const why = {
     signed: `signed by ${decision.key}`,
@@ -53,9 +56,9 @@ function explain(finding: Finding, substitution: Substitution): HolderAnswer {
   }[decision.reason]
   const lan = permits(decision, { loopback: false, legacy: false }, substitution)
   return lan
-    ? { id, verdict: 'offered', detail: why }
+    ? { ...who, verdict: 'offered', detail: why }
     : {
-        id,
+        ...who,
         verdict: 'not-public',
         detail: `${why}; offered on this machine only (share.withLan is "${substitution.withLan}")`,
       }
@@ -117,14 +120,14 @@ export async function explainWhyNot(
   const summary =
     worst === undefined || worst.verdict === 'absent'
       ? 'no holder has it'
-      : `${worst.id} has it, but: ${worst.detail}`
+      : `${worst.title ?? worst.id} has it, but: ${worst.detail}`
   const hint = HINTS[worst?.verdict ?? 'absent']
   return {
     storePath: shown,
     offeredOnLoopback,
     offeredOnLan,
     summary:
-      worst?.verdict === 'holder-down' ? `${worst.id} cannot be asked: ${worst.detail}` : summary,
+      worst?.verdict === 'holder-down' ? `${worst.title ?? worst.id} cannot be asked: ${worst.detail}` : summary,
     ...(hint === undefined ? {} : { hint }),
     holders,
   }

@@ -162,6 +162,7 @@ t.test('why-not', async t => {
     holders: [
       { id: 'cache-dir:/c', verdict: 'no-trusted-signature', detail: 'signed by foreign-1' },
       { id: 'nix-store:/nix/store', verdict: 'absent', detail: 'not there' },
+      { id: 'peer:0123', title: 'peer lab-3', verdict: 'absent', detail: 'not there' },
     ],
   }
   const server = await startControlServer(t, { 'why-not': json(reply) })
@@ -178,6 +179,7 @@ to do  add the key to trust.publicKeys
 HOLDER                VERDICT               DETAIL
 cache-dir:/c          no-trusted-signature  signed by foreign-1
 nix-store:/nix/store  absent                not there
+peer lab-3            absent                not there
 `,
   )
   t.same(JSON.parse((await runCli(t, [...argv, '--json'])).stdout), reply)

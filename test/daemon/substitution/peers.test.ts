@@ -330,7 +330,8 @@ t.test('a liar', async t => {
   t.equal(await b.fetch(), undefined, 'alone: a clean miss')
   t.same(b.lies, [a.key], 'and it is named')
   t.match(await explainWhyNot(b.substitution, info.storePath), {
-    holders: [{}, { verdict: 'nar-bad' }],
+    summary: /^peer a has it, but/,
+    holders: [{}, { verdict: 'nar-bad', title: 'peer a' }],
   })
   const resumed = { ...url, narHash: encodeNix32(info.narHash.bytes) }
   c.put(signed, nar)
