@@ -180,8 +180,12 @@ export function encodeHaveDigest(
   sign: Sign,
 ): Buffer {
   if (salt.length !== HAVE_SALT_BYTES) invalid(`a salt of ${salt.length} bytes`)
-  const sorted = [...new Set(hashParts)].sort()
-  if (sorted.length > HAVE_PATHS_MAX) invalid(`more than ${HAVE_PATHS_MAX} paths`)
+  const once = new Set<HashPart>()
+  for (const hashPart of hashParts) {
+    once.add(hashPart)
+    if (once.size > HAVE_PATHS_MAX) invalid(`more than ${HAVE_PATHS_MAX} paths`)
+  }
+  const sorted = [...once].sort()
   const set = encodeSet(sorted, salt)
   const header = formatSignedJson(
     FORMAT,
