@@ -41,7 +41,7 @@ export interface CacheDirWriter {
 }
 
 /** Files that are not finished have this before their name; nothing reads them. */
-const UNFINISHED = '.narwharf-unfinished-'
+export const UNFINISHED = '.narwharf-unfinished-'
 
 /** NARs below this are stored as they are: a block of the disk is not less than that. */
 const PACK_FROM_BYTES = 4096
