@@ -30,14 +30,15 @@ export interface FileStamp {
 /** How long after a change a second one may get the same time: a tick of 10 ms (CONFIG_HZ=100), twice. */
 const TICK_MS = 20
 
-function stampOfStats(stats: BigIntStats): FileStamp {
+/** A file's state by its stats; `tickMs` is how coarse its file system's clock may be. */
+export function stampOfStats(stats: BigIntStats, tickMs = TICK_MS): FileStamp {
   const changedAt = Number(stats.ctimeMs)
   const ageMs = Date.now() - changedAt
   return {
     text: `${stats.dev}.${stats.ino}.${stats.size}.${stats.mtimeNs}.${stats.ctimeNs}`,
     isFile: stats.isFile(),
     size: Number(stats.size),
-    fresh: ageMs >= -TICK_MS && ageMs <= TICK_MS,
+    fresh: ageMs >= -tickMs && ageMs <= tickMs,
     changedAt,
   }
 }

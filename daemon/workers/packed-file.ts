@@ -24,12 +24,19 @@ export interface PackedFile {
   close(): void
 }
 
-/** Opens a NAR file: a regular file, no symlink. Throws HOLDING_GONE or HOLDER_UNREADABLE. */
-export function openPackedFile(
-  path: string,
-  options: { readonly hashed?: boolean; readonly growth?: Growth | undefined } = {},
-): PackedFile {
-  const { growth } = options
+/** Stands between the names of files that are one NAR file together: no name has it. */
+const JOINT = '\0'
+
+/** The name of a NAR file that lies in several, in order: every verb of the pool takes it for a file. */
+export const joinFiles = (files: readonly string[]): string => files.join(JOINT)
+
+/** A file, or several as one. */
+interface RawFile {
+  readAt(out: Buffer, position: number): number
+  close(): void
+}
+
+function openOne(path: string): RawFile & { readonly size: number } {
   let fd = -1
   const close = (): void => {
     if (fd !== -1) closeSync(fd)
@@ -37,24 +44,66 @@ export function openPackedFile(
   }
   try {
     fd = openSync(path, READ_FLAGS)
-    if (!fstatSync(fd).isFile()) {
-      fail('HOLDER_UNREADABLE', { holder: path, problem: 'it is not a file' })
+    const stats = fstatSync(fd)
+    if (!stats.isFile()) fail('HOLDER_UNREADABLE', { holder: path, problem: 'it is not a file' })
+    return {
+      size: stats.size,
+      close,
+      readAt(out, from) {
+        try {
+          return readSync(fd, out, 0, out.length, from)
+        } catch (error) {
+          return failedOn(path, error)
+        }
+      },
     }
   } catch (error) {
     close()
-    failedOn(path, error)
+    return failedOn(path, error)
   }
+}
+
+/** Only one part is open at a time. */
+function openRaw(path: string): RawFile {
+  const names = path.split(JOINT)
+  if (names.length === 1) return openOne(path)
+  const sizes = names.map(name => {
+    const part = openOne(name)
+    part.close()
+    return part.size
+  })
+  let current: { readonly at: number; readonly file: RawFile } | undefined
+  return {
+    readAt(out, from) {
+      let offset = from
+      const at = sizes.findIndex(size => {
+        if (offset < size) return true
+        offset -= size
+        return false
+      })
+      const name = names[at]
+      if (name === undefined) return 0
+      if (current?.at !== at) {
+        current?.file.close()
+        current = { at, file: openOne(name) }
+      }
+      const room = (sizes[at] ?? 0) - offset
+      return current.file.readAt(out.length > room ? out.subarray(0, room) : out, offset)
+    },
+    close: () => current?.file.close(),
+  }
+}
+
+/** Opens a NAR file (or several, joined): regular files, no symlinks. Throws HOLDING_GONE or HOLDER_UNREADABLE. */
+export function openPackedFile(
+  path: string,
+  options: { readonly hashed?: boolean; readonly growth?: Growth | undefined } = {},
+): PackedFile {
+  const { growth } = options
+  const { readAt, close } = openRaw(path)
   const hash = options.hashed === true ? createHash('sha256') : undefined
   const buffer = Buffer.allocUnsafeSlow(READ_BYTES)
   let position = 0
-
-  const readAt = (out: Buffer, from: number): number => {
-    try {
-      return readSync(fd, out, 0, out.length, from)
-    } catch (error) {
-      return failedOn(path, error)
-    }
-  }
 
   return {
     read() {

@@ -2,8 +2,6 @@ import { spawnSync } from 'node:child_process'
 import { createCipheriv, createHash } from 'node:crypto'
 import {
   mkdirSync,
-  openSync,
-  closeSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -11,7 +9,6 @@ import {
   symlinkSync,
   truncateSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { brotliCompressSync } from 'node:zlib'
@@ -32,6 +29,7 @@ import {
   pathOf,
 } from '../../helpers/nix-store.ts'
 import type { CacheCompression, PathSpec } from '../../helpers/nix-store.ts'
+import { edit, flip, narFileOf, narinfoOf, putHostile } from '../../helpers/cache-places.ts'
 import { createNarPool, noUnpackers } from './child-pool.ts'
 import { testHolder } from './conformance.ts'
 import type { HolderFixture } from './conformance.ts'
@@ -41,91 +39,6 @@ await pool.open()
 t.teardown(() => pool.close())
 
 const skip = noNix || noUnpackers
-
-const narinfoOf = (dir: string, name: string) => join(dir, `${hashPartOf(pathOf(name))}.narinfo`)
-
-const narFileOf = (dir: string, name: string): string => {
-  const url = /^URL: (.*)$/m.exec(readFileSync(narinfoOf(dir, name), 'utf8'))?.[1] ?? ''
-  return join(dir, url)
-}
-
-/** Writes the narinfo anew with one line's value changed (in a new file, as any cache writer does). */
-function edit(dir: string, name: string, field: string, value: string): void {
-  const file = narinfoOf(dir, name)
-  const text = readFileSync(file, 'utf8').replace(
-    new RegExp(`^${field}: .*$`, 'm'),
-    `${field}: ${value}`,
-  )
-  writeFileSync(`${file}.new`, text)
-  renameSync(`${file}.new`, file)
-}
-
-function flip(file: string): void {
-  const bytes = readFileSync(file)
-  const at = Math.floor(bytes.length / 2)
-  const fd = openSync(file, 'r+')
-  writeSync(fd, Buffer.from([(bytes[at] ?? 0) ^ 1]), 0, 1, at)
-  closeSync(fd)
-}
-
-/** Puts in, one by one, what must not be taken for a holding; gives the hash parts by what is wrong. */
-function putHostile(dir: string): Record<string, HashPart> {
-  const good = readFileSync(narinfoOf(dir, 'text'), 'utf8')
-  const parts: Record<string, HashPart> = {}
-  let count = 0
-  const place = (what: string, make: (file: string, storePath: string) => void) => {
-    const storePath = pathOf(`hostile-${++count}`)
-    parts[what] = hashPartOf(storePath)
-    make(join(dir, `${hashPartOf(storePath)}.narinfo`), storePath)
-  }
-  const narinfo = (what: string, change: (text: string) => string | Buffer) =>
-    place(what, (file, storePath) =>
-      writeFileSync(file, change(good.replace(/^StorePath: .*$/m, `StorePath: ${storePath}`))),
-    )
-  const url = (what: string, value: string, make?: (file: string) => void) => {
-    narinfo(what, text => text.replace(/^URL: .*$/m, `URL: ${value}`))
-    make?.(join(dir, value))
-  }
-
-  place('an empty file', file => writeFileSync(file, ''))
-  place('a page of HTML', file => writeFileSync(file, '<html>404</html>\n'))
-  place('random bytes', file => writeFileSync(file, Buffer.alloc(500, 0xe7)))
-  place('a file without end', file => {
-    writeFileSync(file, good)
-    truncateSync(file, 2 ** 32)
-  })
-  place('a folder', file => mkdirSync(file))
-  place('a FIFO', file => spawnSync('mkfifo', [file]))
-  place('a device', file => symlinkSync('/dev/zero', file))
-  place('a link to nowhere', file => symlinkSync('absent', file))
-  place('a link to itself', file => symlinkSync(file, file))
-  place('a link out of the cache', file => {
-    writeFileSync(`${dir}-outside.narinfo`, good)
-    symlinkSync(`${dir}-outside.narinfo`, file)
-  })
-  place('of another path', file => writeFileSync(file, good))
-  narinfo('of another store directory', text => text.replace('/nix/store', '/gnu/store'))
-  narinfo('cut off', text => text.slice(0, -5))
-  narinfo('size 0', text => text.replace(/^NarSize: .*$/m, 'NarSize: 0'))
-  narinfo('an unknown compression', text =>
-    text.replace(/^Compression: .*$/m, 'Compression: rot13'),
-  )
-  const nar = narFileOf(dir, 'text').slice(dir.length + 1)
-  url('URL that climbs', '../../../../../../etc/passwd')
-  url('URL that climbs inside', `nar/../${nar}`)
-  url('absolute URL', '/etc/passwd')
-  url('file URL', 'file:///etc/passwd')
-  url('http URL', 'http://localhost/x.nar')
-  url('NAR absent', 'nar/absent.nar')
-  url('NAR is a folder', 'nar/folder.nar', file => mkdirSync(file))
-  url('NAR is a FIFO', 'nar/fifo.nar', file => spawnSync('mkfifo', [file]))
-  url('NAR is a device', 'nar/device.nar', file => symlinkSync('/dev/zero', file))
-  url('NAR is a link out of the cache', 'nar/out.nar', file => symlinkSync('/etc/passwd', file))
-  url('NAR lies in a folder linked out of the cache', 'etc/passwd', () =>
-    symlinkSync('/etc', join(dir, 'etc')),
-  )
-  return parts
-}
 
 /** A fixture whose NARs are packed that way. */
 const fixture =
