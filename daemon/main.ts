@@ -23,6 +23,7 @@ import { createJobs } from './jobs/jobs.ts'
 import { createLog } from './log.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
 import { createPublications } from './publications/publications.ts'
+import { createArchives } from './shipments/archives.ts'
 import { openSite } from './site-rooms.ts'
 import { createFetch } from './substitution/fetch.ts'
 import { createSubstitution } from './substitution/substitution.ts'
@@ -188,6 +189,7 @@ async function openRooms(
     storeDir,
     withLan: config.share.withLan,
     withPeers: config.share.withPeers,
+    trustMembers: config.trust.members,
     liveCompression: config.http.compression === 'none' ? 'none' : 'zstd',
   })
   rooms.push('substitution', () => substitution.close())
@@ -200,6 +202,11 @@ async function openRooms(
   const cacheWriter = createCacheDirWriter({ dir: config.cache.dir })
   await cacheWriter.open()
   const fetch = createFetch({ substitution, target: cacheWriter, storeDir })
+
+  const archives = createArchives({
+    ...{ holders, trust, substitution, pool, jobs, storeDir },
+    ...{ cacheDir: config.cache.dir, writer: cacheWriter },
+  })
 
   const counters = createCounters()
   const openToLan = !isLoopback(config.http.host) && config.http.host !== 'localhost'
@@ -261,6 +268,7 @@ async function openRooms(
           signal,
         ),
       jobs,
+      archives,
       site: site.sources,
       peers: site.peers,
       doctor: () => diagnose({ config, holders: holderStatus(), openToLan, now: new Date() }),

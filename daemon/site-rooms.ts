@@ -129,6 +129,7 @@ export async function openSite(parts: SiteParts): Promise<Site> {
     indexes: catalog.indexes,
     facts: {
       isUp: key => up.has(key),
+      up: () => up,
       addresses: key => gossip.addresses(key),
       nameOf: key => (membership.isMember(key) ? membership.nameOf(key) : undefined),
       rttMs: key => gossip.rttMs(key),

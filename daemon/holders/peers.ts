@@ -9,6 +9,8 @@ import { createPeerHolder, peerHolderId, type PeerHolder, type PeerTransport } f
 /** What is known of the peers, from memory at once. */
 export interface PeerFacts {
   isUp(key: PeerKey): boolean
+  /** All that are. */
+  up?(): Iterable<PeerKey>
   /** Where it was seen, best first. */
   addresses(key: PeerKey): readonly PeerAddress[]
   nameOf(key: PeerKey): string | undefined
@@ -39,6 +41,8 @@ export interface PeerHolders {
    * for the path that it stalled on. One catalog lookup.
    */
   able(hashPart: HashPart): readonly Holder[]
+  /** All that are up, the nearest first. */
+  up(): readonly Holder[]
   /** Why one that is up is not asked for it now. */
   passedOver(holder: Holder, hashPart: HashPart): string | undefined
   /** All that say they have it. */
@@ -87,6 +91,10 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
     return made
   }
 
+  // Infinity - Infinity is no order.
+  const nearer = (a: number, b: number) => (a === b ? 0 : a - b)
+  const rttOf = (key: PeerKey): number => facts.rttMs?.(key) ?? Infinity
+
   const claimants = (hashPart: HashPart): PeerKey[] =>
     indexes
       .find(hashPart)
@@ -104,14 +112,17 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
         key,
         slow: Number(stalls.isSlow(key)),
         running: spool.running(peerHolderId(key)),
-        rtt: facts.rttMs?.(key) ?? Infinity,
+        rtt: rttOf(key),
       }))
-      // Infinity - Infinity is no order.
-      const nearer = (a: number, b: number) => (a === b ? 0 : a - b)
       return weighed
         .sort((a, b) => a.slow - b.slow || a.running - b.running || nearer(a.rtt, b.rtt))
         .map(({ key }) => holder(key))
     },
+    up: () =>
+      [...(facts.up?.() ?? [])]
+        .filter(key => key !== ownKey && facts.nameOf(key) !== undefined)
+        .sort((a, b) => nearer(rttOf(a), rttOf(b)))
+        .map(holder),
     passedOver({ id }, hashPart) {
       const key = [...holders].find(([, one]) => one.id === id)?.[0]
       const rest = key && stalls.restOf(key, hashPart)

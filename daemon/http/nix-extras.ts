@@ -7,12 +7,14 @@ import {
   parseHashPart,
   parseStorePath,
   type BaseName,
+  type StorePath,
 } from '../../protocol/store-path.ts'
 import type { Holder } from '../holders/holder.ts'
 import type { Audience } from '../substitution/candidates.ts'
 import type { Substitution } from '../substitution/substitution.ts'
 import { audienceOf } from './audience.ts'
 import { sendNotFound } from './nix-narinfo.ts'
+import { createSiteQuestions } from './site-questions.ts'
 
 // The small files beside narinfo and NAR: listings, logs, realisations, build traces, debug info. Each follows the
 // sharing rules of the path it speaks of.
@@ -66,6 +68,8 @@ export interface Extras {
 
 /** Makes the answers. None of them rejects for what is not there. */
 export function createExtras(substitution: Substitution): Extras {
+  const questions = createSiteQuestions()
+
   /** Whether the asker may know of that path at all. */
   const mayKnow = async (path: BaseName, audience: Audience): Promise<boolean> =>
     audience.loopback || (await substitution.candidates(hashPartOf(path), audience)).length > 0
@@ -96,11 +100,26 @@ export function createExtras(substitution: Substitution): Extras {
   const realisation: Answer = async ([file = ''], audience) => {
     const id = /^(.{1,300})\.doi$/.exec(file)?.[1]
     if (id === undefined) return undefined
-    const body = await firstOf(substitution.holders, holder => holder.realisation(id))
+    const own = await firstOf(substitution.holders, holder => holder.realisation(id))
+    const body = own ?? (await peersRealisation(id, audience))
     if (body === undefined) return undefined
-    const { outPath } = JSON.parse(body.toString()) as { outPath: string }
-    const known = await mayKnow(parseBaseName(outPath), audience)
+    const known = await mayKnow(outPathOf(body), audience)
     return known ? { type: JSON_TYPE, body } : undefined
+  }
+
+  const outPathOf = (body: Buffer): BaseName =>
+    parseBaseName((JSON.parse(body.toString()) as { outPath: string }).outPath)
+
+  /** Nothing proves it: it is the word of members, who must agree, and what they name must be here to be had. */
+  const peersRealisation = async (id: string, audience: Audience): Promise<Buffer | undefined> => {
+    if (audience.peer === true || !substitution.trustsMembers) return undefined
+    const found = await questions.ask(substitution.peersUp(), holder => holder.realisation(id))
+    const [first] = found
+    if (first === undefined) return undefined
+    const outPath = outPathOf(first)
+    if (found.some(other => outPathOf(other) !== outPath)) return undefined
+    const candidates = await substitution.candidates(hashPartOf(outPath), audience)
+    return candidates.length > 0 ? first : undefined
   }
 
   const buildTrace: Answer = async ([name = '', file = ''], audience) => {
@@ -117,14 +136,28 @@ export function createExtras(substitution: Substitution): Extras {
   const debugInfo: Answer = async ([id = ''], audience) => {
     const buildId = BUILD_ID.exec(id)?.[1]
     if (buildId === undefined) return undefined
-    const found = await firstOf(substitution.holders, holder => holder.debugInfo(buildId))
-    if (found === undefined) return undefined
-    const hashPart = hashPartOf(parseStorePath(found.storePath))
+    const own = await firstOf(substitution.holders, holder => holder.debugInfo(buildId))
+    if (own !== undefined) return debugLink(own, audience)
+    if (audience.peer === true) return undefined
+    const found = await questions.ask(substitution.peersUp(), holder => holder.debugInfo(buildId))
+    for (const each of found) {
+      const link = await debugLink(each, audience)
+      if (link !== undefined) return link
+    }
+    return undefined
+  }
+
+  /** A debugger looks for the build id in the file it gets: who names another path wastes its time, no more. */
+  const debugLink = async (
+    { storePath, member }: { readonly storePath: StorePath; readonly member: string },
+    audience: Audience,
+  ): Promise<SmallReply | undefined> => {
+    const hashPart = hashPartOf(parseStorePath(storePath))
     const [first] = await substitution.candidates(hashPart, audience)
     if (first === undefined) return undefined
     const narHash = encodeNix32(first.holding.info.narHash.bytes)
     const archive = `../${formatNarUrl({ hashPart, narHash, compression: 'none' })}`
-    return { type: JSON_TYPE, body: JSON.stringify({ archive, member: found.member }) }
+    return { type: JSON_TYPE, body: JSON.stringify({ archive, member }) }
   }
 
   return {

@@ -61,6 +61,8 @@ export interface Elsewhere {
   able(hashPart: HashPart): readonly Holder[]
   /** Those that are said to have it, within reach or not: for a person who asks why. */
   claiming(hashPart: HashPart): readonly Holder[]
+  /** Those that are within reach, whatever they have. */
+  up?(): readonly Holder[]
   /** Why one of them that could be asked is not, for now. */
   passedOver?(holder: Holder, hashPart: HashPart): string | undefined
   /** What all of those say of it; of members only, whose word may count. */

@@ -43,6 +43,8 @@ export interface SubstitutionOptions {
   /** Default: all. */
   readonly withPeers?: LanSharing | undefined
   readonly liveCompression: LiveCompression
+  /** `trust.members`: whether what only peers can say counts. Default: no. */
+  readonly trustMembers?: boolean | undefined
   /** How long a peer that went away in the middle of a NAR is waited for, ms; default {@link RETURN_WAIT_MS}. */
   readonly returnWaitMs?: number | undefined
   /** Bound of the rendered narinfos kept in memory, bytes. */
@@ -92,6 +94,9 @@ export interface Substitution extends Sharing {
   readonly holders: readonly Holder[]
   /** Peers that say they have a path and are up. */
   peersFor(hashPart: HashPart): readonly Holder[]
+  /** All peers that are up, the nearest first. */
+  peersUp(): readonly Holder[]
+  readonly trustsMembers: boolean
   close(): void
 }
 
@@ -280,6 +285,8 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       return list.current()
     },
     peersFor,
+    peersUp: () => peers?.up?.() ?? [],
+    trustsMembers: options.trustMembers ?? false,
     narinfo(hashPart, audience) {
       const cache = caches[audienceKey(audience)]
       const entry = cache?.get(hashPart)

@@ -78,7 +78,12 @@ function makeSite(t: Test) {
 
   const add = async (
     name: string,
-    options: { withPeers?: LanSharing; trust?: Trust; returnWaitMs?: number } = {},
+    options: {
+      withPeers?: LanSharing
+      trust?: Trust
+      trustMembers?: boolean
+      returnWaitMs?: number
+    } = {},
   ): Promise<SiteHost> => {
     const who = fakeMembers(members, name)
     const events = createEventBus()
@@ -100,6 +105,7 @@ function makeSite(t: Test) {
       indexes,
       facts: {
         isUp: key => hosts.some(host => host.key === key && host.up),
+        up: () => hosts.filter(({ up }) => up).map(({ key }) => key),
         addresses: key => [{ host: '127.0.0.1', port: ports.get(key) ?? 0 }],
         nameOf: key => names.get(key),
       },
@@ -130,6 +136,7 @@ function makeSite(t: Test) {
       storeDir: '/nix/store',
       withLan: 'signed',
       withPeers: options.withPeers,
+      trustMembers: options.trustMembers ?? true,
       liveCompression: 'none',
       returnWaitMs: options.returnWaitMs,
     })
