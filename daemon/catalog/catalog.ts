@@ -4,6 +4,7 @@ import { problemOf } from '../../protocol/errors.ts'
 import type { HolderKind } from '../holders/holder.ts'
 import { connect, isDamage, markDamaged, prepareDatabase } from './database.ts'
 import { createHoldings, type Holdings } from './holdings.ts'
+import { createDriveRows, type DriveRows } from './drives.ts'
 import { createJobRows, type JobRows } from './jobs.ts'
 import { createIndexes, type Indexes } from './indexes.ts'
 import type { CatalogQuery } from './query.ts'
@@ -62,6 +63,8 @@ export interface Catalog {
   readonly indexes: Indexes
   /** Long work of this host, over restarts. */
   readonly jobs: JobRows
+  /** The drives that this host has seen. */
+  readonly drives: DriveRows
   /** Matches in order of name, at most `limit`, and how many more there are. */
   search(query: CatalogQuery, limit: number): Promise<CatalogMatches>
   /** Resolves when everything put so far is written. */
@@ -206,6 +209,7 @@ export function createCatalog({
     holdings: createHoldings(followed, clock),
     indexes,
     jobs: createJobRows(parts),
+    drives: createDriveRows(parts),
     async search(query, limit) {
       if (database === undefined) return { matches: [], more: 0 }
       try {

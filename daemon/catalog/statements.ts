@@ -11,6 +11,7 @@ const FILES = [
   'verifications',
   'search',
   'jobs',
+  'drives',
 ] as const
 
 type Group = (typeof FILES)[number]

@@ -1,4 +1,5 @@
 import type { Database } from 'better-sqlite3'
+import { KEPT_DRIVES, type DriveRow } from './drives.ts'
 import { KEPT_JOBS, type JobRow } from './jobs.ts'
 import { createIndexWriter, holderIdOf, type IndexApplied } from './index-writer.ts'
 import { createPathBook, hashOf, keyOf, type PathBook } from './path-book.ts'
@@ -85,6 +86,7 @@ export type WriterRequest =
     }
   | { readonly op: 'indexForget'; readonly key: string }
   | { readonly op: 'job'; readonly row: JobRow }
+  | { readonly op: 'drive'; readonly row: DriveRow }
   /** One slice of what can wait: old logs taken out, names indexed, loose paths swept. Replies whether there was any. */
   | { readonly op: 'tidy' }
 
@@ -121,6 +123,7 @@ export interface WriterReplies {
   indexFinish: undefined
   indexForget: undefined
   job: undefined
+  drive: undefined
   tidy: boolean
 }
 
@@ -282,6 +285,12 @@ export function createWriter(
         return inTransaction(() => {
           sql('jobs.put').run(request.row)
           sql('jobs.prune').run({ window: KEPT_JOBS })
+          return undefined
+        })
+      case 'drive':
+        return inTransaction(() => {
+          sql('drives.put').run(request.row)
+          sql('drives.prune').run({ kept: KEPT_DRIVES })
           return undefined
         })
       case 'tidy': {
