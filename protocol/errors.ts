@@ -70,6 +70,22 @@ export const ERRORS = {
     message: 'invalid signatures of an export archive: {problem}',
     hint: 'write them again with the archive (narwharf export), or with nix path-info --json; or import without them',
   },
+  IMPORT_CUT_SHORT: {
+    message: 'the archive did not come to its end: {problem}',
+    hint: 'send it again: what came of it is not written twice',
+  },
+  EXPORT_TOO_LARGE: {
+    message: 'the closure has more than {limit} paths',
+    hint: 'export it in parts, or pack a shipment: narwharf ship',
+  },
+  EXPORT_BROKE_OFF: {
+    message: '{path} cannot be exported: {problem}',
+    hint: 'run it again: a copy that was found damaged is not taken twice; narwharf why-not says who has the path',
+  },
+  FRAME_INVALID: {
+    message: 'the daemon’s answer cannot be understood: {problem}',
+    hint: 'it may be of another version than this command: narwharf status',
+  },
   HOLDING_GONE: {
     message: '{path} is no longer held by {holder}',
     hint: 'it was garbage-collected or deleted; another holder is tried',
@@ -221,6 +237,22 @@ export const ERRORS = {
   JOB_INTERRUPTED: {
     message: 'the daemon was stopped while the job ran',
     hint: 'it goes on by itself where it can; else start it again: what is done is not done twice',
+  },
+  WANTS_FULL: {
+    message: 'this host would have {count} wants with {bytes} bytes of paths, more than its note has room for',
+    hint: 'narwharf want remove takes out what has come; ask for a large configuration on another host of the site',
+  },
+  WANT_INVALID: {
+    message: 'cannot want {want}: {problem}',
+    hint: 'a want is a store path, a .drv that this host has, a name pattern such as firefox-*, or --file with an expression',
+  },
+  WANT_UNKNOWN: {
+    message: 'this host has no want {want}',
+    hint: 'narwharf want list shows them with their ids; a want is removed on the host where it was asked for',
+  },
+  ROOT_UNKNOWN: {
+    message: 'cannot tell what {root} needs: {problem}',
+    hint: 'give a store path, a .drv that this host has, a file with a list of them, or an expression with --file',
   },
   CONFIG_INVALID: {
     message: 'configuration {file}: {problem}',

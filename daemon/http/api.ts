@@ -9,6 +9,7 @@ import type {
 } from '../../protocol/api.ts'
 import { isNarwharfError } from '../../protocol/errors.ts'
 import { sendError } from './api-error.ts'
+import { addArchivesApi, type ArchiveSources } from './api-archives.ts'
 import { addFetchApi, type FetchSource } from './api-fetch.ts'
 import { addJobsApi, listJobs, type JobsSource } from './api-jobs.ts'
 import { addSiteApi, type SiteSources } from './api-site.ts'
@@ -27,6 +28,8 @@ export interface ApiSources {
   readonly fetch?: FetchSource | undefined
   /** Work that takes long. */
   readonly jobs?: JobsSource | undefined
+  /** Archives of `nix-store --export`, in and out. */
+  readonly archives?: ArchiveSources | undefined
   /** Membership of the site. */
   readonly site?: SiteSources | undefined
 }
@@ -75,7 +78,8 @@ export function addApi(
   route('doctor', () => sources.doctor())
   route('peers', (): PeersReply => sources.peers?.() ?? { peers: [] })
   route('jobs', () => listJobs(sources.jobs))
-  const { site, fetch, jobs } = sources
+  const { site, fetch, jobs, archives } = sources
+  if (archives !== undefined && door === 'control') addArchivesApi(server, archives)
   if (jobs !== undefined && door === 'control') addJobsApi(server, jobs)
   if (fetch !== undefined && door === 'control') addFetchApi(server, fetch)
   if (site !== undefined) {

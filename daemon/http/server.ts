@@ -64,12 +64,12 @@ const NO_SCHEMAS = {
 }
 
 /** A fastify whose server answers the hottest paths before any routing. */
-function createFastify(early: Early, log: Logger): FastifyInstance {
+function createFastify(early: Early, log: Logger, requestTimeout: number): FastifyInstance {
   const serverFactory = (handler: RequestListener): Server => {
     const server = createServer(
       {
         keepAliveTimeout: KEEP_ALIVE_MS,
-        requestTimeout: REQUEST_LIMIT_MS,
+        requestTimeout,
         maxHeaderSize: HEADER_LIMIT_BYTES,
         noDelay: true,
       },
@@ -156,9 +156,10 @@ export function createHttp(options: HttpOptions): HttpRoom {
     return false
   }
 
-  const open = createFastify(early, log)
+  const open = createFastify(early, log, REQUEST_LIMIT_MS)
   const fastLane = addFastLane(open.server, substitution, counters, { idleMs: KEEP_ALIVE_MS })
-  const control = createFastify(() => false, log)
+  // Whoever may open the socket may send an archive of many gigabytes over it.
+  const control = createFastify(() => false, log, 0)
   const metrics = createMetrics(counters, options.api)
   addNixExtras(open, substitution)
   if (options.publications !== undefined) addPublications(open, options.publications)

@@ -5,6 +5,7 @@ import type { PathInfo } from '../../protocol/path-info.ts'
 import { hashPartOf, type HashPart, type StorePath } from '../../protocol/store-path.ts'
 import type { ByteStream } from '../workers/byte-stream.ts'
 import type { Audience, Candidate } from './candidates.ts'
+import { inReferenceOrder } from './reference-order.ts'
 import type { Substitution } from './substitution.ts'
 
 // Brings closures into this host's cache: whatever may be offered on this machine, from whoever has it, references first.
@@ -74,27 +75,10 @@ export function createFetch(
   }
 
   /** References before what refers to them. */
-  const inOrder = (closure: ReadonlyMap<HashPart, Wanted>): Wanted[] => {
-    const ordered: Wanted[] = []
-    const entered = new Set<HashPart>()
-    for (const root of closure.keys()) {
-      const stack: { readonly part: HashPart; next: number }[] = [{ part: root, next: 0 }]
-      if (entered.has(root)) continue
-      entered.add(root)
-      for (let top = stack.at(-1); top !== undefined; top = stack.at(-1)) {
-        const wanted = closure.get(top.part)
-        const reference = wanted?.references[top.next++]
-        if (reference === undefined) {
-          stack.pop()
-          if (wanted !== undefined) ordered.push(wanted)
-        } else if (!entered.has(reference)) {
-          entered.add(reference)
-          stack.push({ part: reference, next: 0 })
-        }
-      }
-    }
-    return ordered
-  }
+  const inOrder = (closure: ReadonlyMap<HashPart, Wanted>): Wanted[] =>
+    inReferenceOrder(closure.keys(), part => closure.get(part)?.references).map(
+      part => closure.get(part) as Wanted,
+    )
 
   const bring = async ({ storePath, candidate }: Wanted): Promise<void> => {
     if (candidate === undefined) throw new Error('nobody within reach has it')

@@ -40,6 +40,8 @@ export interface TrustRoom extends Trust {
   readonly problems: () => readonly Problem[]
   /** Signs what this host says of itself (manifests, have digests, receipts) by its Nix key: `name:base64`. */
   sign(bytes: Buffer): string
+  /** What `decide` would find of bytes that no holder has yet: nothing of it is remembered. */
+  judge(holder: Holder, holding: Holding): Promise<Decision>
   /** What peers are told of a holding; where content may have to be read for it, a function that does. */
   tell(holder: Holder, holding: Holding, sharing: PeerSharing): Telling | (() => Promise<Telling>)
 }
@@ -135,6 +137,12 @@ export function createTrust(options: TrustOptions): TrustRoom {
       const decision = outcome.then(keep).finally(() => inFlight.delete(evidence))
       inFlight.set(evidence, decision)
       return decision
+    },
+    async judge(holder, holding) {
+      if (isDenied(holding.info.storePath)) {
+        return { offered: false, reason: 'denied', untrustedKeys: [] }
+      }
+      return (await applyRules(holder, holding, opened().rules)).decision
     },
     tell(holder, holding, sharing) {
       const { rules, memory } = opened()
