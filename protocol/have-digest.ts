@@ -30,6 +30,7 @@ import {
   SHIPMENT_PARTS_MAX,
 } from './json-texts.ts'
 import { createSipHash, SIPHASH_KEY_BYTES } from './siphash.ts'
+import { checkMagic } from './magic.ts'
 import {
   formatSignedJson,
   parseSignedJson,
@@ -60,7 +61,7 @@ export const HAVE_SALT_BYTES = SIPHASH_KEY_BYTES
 const SHA256_BYTES = 32
 const REMAINDER_BYTES = 4
 const TWO_32 = 2 ** 32
-const MAGIC = Buffer.from('narwharf-have 1\n', 'latin1')
+const MAGIC = 'narwharf-have 1\n'
 const LENGTH_BYTES = 4
 const SET = 'set'
 
@@ -208,7 +209,7 @@ export function encodeHaveDigest(
   )
   const length = Buffer.alloc(LENGTH_BYTES)
   length.writeUInt32LE(header.length)
-  const bytes = Buffer.concat([MAGIC, length, header, set])
+  const bytes = Buffer.concat([Buffer.from(MAGIC), length, header, set])
   readHead(bytes)
   return bytes
 }
@@ -242,9 +243,8 @@ function readMerged(item: unknown, where: string): MergedShipment {
 function readHead(bytes: Buffer): Head {
   if (bytes.length > HAVE_DIGEST_MAX_BYTES) invalid(`larger than ${HAVE_DIGEST_MAX_BYTES} bytes`)
   const headerAt = MAGIC.length + LENGTH_BYTES
-  if (bytes.length < headerAt || !bytes.subarray(0, MAGIC.length).equals(MAGIC)) {
-    return invalid('it does not begin like one of this version')
-  }
+  checkMagic(bytes.subarray(0, MAGIC.length), MAGIC, invalid)
+  if (bytes.length < headerAt) invalid('it ends too early')
   let at = headerAt + bytes.readUInt32LE(MAGIC.length)
   if (at > bytes.length) invalid('it ends too early')
   const { fields, signature, signedBytes } = parseSignedJson(FORMAT, bytes.subarray(headerAt, at))

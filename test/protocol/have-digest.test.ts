@@ -153,7 +153,7 @@ t.test('hostile digests', async t => {
   const shipments = (change: object) => ({ header: { shipments: [{ ...merged, ...change }] } })
   const cases: [name: string, bytes: Uint8Array, problem: RegExp][] = [
     ['nothing', Buffer.alloc(0), /does not begin/],
-    ['only the magic', bytes.subarray(0, MAGIC_BYTES), /does not begin/],
+    ['only the magic', bytes.subarray(0, MAGIC_BYTES), /ends too early/],
     ['another file', Buffer.from('x'.repeat(100)), /does not begin/],
     ['larger than any', Buffer.alloc(HAVE_DIGEST_MAX_BYTES + 1), /larger than/],
     ['a header that is cut off', bytes.subarray(0, 40), /ends too early/],
@@ -201,6 +201,8 @@ t.test('hostile digests', async t => {
   t.throws(() => decodeHaveDigest(forge(bytes, { header: { version: '2.0' } })), {
     code: 'SHIPMENT_TOO_NEW',
   })
+  const newer = Buffer.concat([Buffer.from('narwharf-have 2\n'), bytes.subarray(MAGIC_BYTES)])
+  t.throws(() => decodeHaveDigest(newer), { code: 'SHIPMENT_TOO_NEW' })
 })
 
 t.test('what could not be read again is not written', async t => {
