@@ -72,7 +72,7 @@ const REPLY_LIMIT_BYTES = 1 << 28
 /** Nobody answers: `nix-conf` and `doctor` go on without a daemon. */
 export class NotRunningError extends CommandError {}
 
-const isCode = (error: unknown, ...codes: readonly string[]): boolean =>
+export const isCode = (error: unknown, ...codes: readonly string[]): boolean =>
   codes.includes((error as NodeJS.ErrnoException).code ?? '')
 
 function send(options: RequestOptions, body?: string): Promise<IncomingMessage> {
@@ -91,7 +91,8 @@ function send(options: RequestOptions, body?: string): Promise<IncomingMessage> 
   })
 }
 
-async function readBody(reply: IncomingMessage): Promise<unknown> {
+/** The JSON of an answer. */
+export async function readBody(reply: IncomingMessage): Promise<unknown> {
   const chunks: Buffer[] = []
   let bytes = 0
   for await (const chunk of reply as AsyncIterable<Buffer>) {
@@ -113,7 +114,8 @@ async function readBody(reply: IncomingMessage): Promise<unknown> {
   }
 }
 
-function refusal(body: unknown, status: number | undefined): CommandError {
+/** What an answer that is none of success says. */
+export function refusal(body: unknown, status: number | undefined): CommandError {
   const { error } = (body ?? {}) as Partial<ErrorReply>
   return typeof error?.message === 'string'
     ? new CommandError(error.message, error.hint)
@@ -123,7 +125,7 @@ function refusal(body: unknown, status: number | undefined): CommandError {
       )
 }
 
-const mayNotOpen = (socket: string, cause?: unknown): CommandError =>
+export const mayNotOpen = (socket: string, cause?: unknown): CommandError =>
   new CommandError(
     `may not open the control socket ${socket}`,
     'run it as root, or as a member of the daemon’s group',
@@ -131,9 +133,25 @@ const mayNotOpen = (socket: string, cause?: unknown): CommandError =>
     cause,
   )
 
+export const notRunning = ({ sockets, startCommand }: Settings): NotRunningError =>
+  new NotRunningError(
+    `the daemon is not running: nobody answers at ${sockets[0]}`,
+    `start it with: ${startCommand}`,
+  )
+
+export const brokeOff = (error: unknown): CommandError =>
+  error instanceof CommandError
+    ? error
+    : new CommandError(
+        `the daemon broke off: ${(error as Error).message}`,
+        'look at its log: journalctl -u narwharf',
+        1,
+        error,
+      )
+
 /** Talks to the daemon over the first of its control sockets that answers. */
 export function createClient(settings: Settings): Client {
-  const { config, sockets, startCommand } = settings
+  const { config, sockets } = settings
 
   const attempt = async (path: string, body?: string): Promise<IncomingMessage> => {
     const how =
@@ -147,11 +165,7 @@ export function createClient(settings: Settings): Client {
         else if (!isCode(error, 'ENOENT', 'ECONNREFUSED', 'ENOTDIR')) throw error
       }
     }
-    const notRunning = new NotRunningError(
-      `the daemon is not running: nobody answers at ${sockets[0]}`,
-      `start it with: ${startCommand}`,
-    )
-    if (forbidden === undefined) throw notRunning
+    if (forbidden === undefined) throw notRunning(settings)
     if (body !== undefined) throw mayNotOpen(forbidden)
     return askOverLoopback(path, forbidden)
   }
@@ -166,16 +180,6 @@ export function createClient(settings: Settings): Client {
       throw mayNotOpen(socket, error)
     }
   }
-
-  const brokeOff = (error: unknown): CommandError =>
-    error instanceof CommandError
-      ? error
-      : new CommandError(
-          `the daemon broke off: ${(error as Error).message}`,
-          'look at its log: journalctl -u narwharf',
-          1,
-          error,
-        )
 
   const ask = async <Reply>(path: string, sent?: string): Promise<Reply> => {
     let reply

@@ -1,5 +1,6 @@
 // What each command is and how it is called, apart from the code that runs it: help needs no more than this file.
 import type { Command } from './command.ts'
+import { ARCHIVE_COMMANDS } from './usage-archives.ts'
 import { DRIVE_COMMANDS } from './usage-drives.ts'
 import { SITE_COMMANDS } from './usage-site.ts'
 
@@ -115,6 +116,7 @@ export const COMMANDS: readonly CommandUsage[] = [
     load: async () => (await import('./commands/why-not.ts')).whyNot,
   },
   ...DRIVE_COMMANDS,
+  ...ARCHIVE_COMMANDS,
   ...SITE_COMMANDS,
   {
     name: 'fetch',

@@ -60,8 +60,9 @@ export function createImportJobs({ jobs, importArchive }: ImportJobsOptions): Im
         }
         job.progress({ done, bytes: seen, totalBytes })
       }
+      const none = totals.accepted + totals.there === 0
       return {
-        state: totals.refused === 0 ? 'done' : 'partly',
+        state: totals.refused === 0 ? 'done' : none ? 'failed' : 'partly',
         summary: summaryOf(totals),
         result: { ...totals, refusedPaths: refused },
       }
