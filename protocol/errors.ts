@@ -226,6 +226,22 @@ export const ERRORS = {
     message: 'the catalog {file} cannot be used: {problem}',
     hint: 'check that the state directory exists, is writable and has space left',
   },
+  DRIVE_UNKNOWN: {
+    message: 'no drive {name} is plugged here',
+    hint: 'narwharf drives lists them',
+  },
+  DRIVE_UNREADABLE: {
+    message: 'the drive {drive} cannot be read: {problem}',
+    hint: 'look whether it is plugged and mounted, and whether narwharf may read it',
+  },
+  DRIVE_BUSY: {
+    message: 'the drive {drive} is still used: {problem}',
+    hint: 'wait for it, or stop it: narwharf jobs says what runs',
+  },
+  MERGE_NOTHING: {
+    message: 'there is no binary cache to merge on {drive}',
+    hint: 'narwharf drives says what lies on it; export archives are taken in by narwharf import',
+  },
   JOB_UNKNOWN: {
     message: 'no job has the number {id}',
     hint: 'narwharf jobs lists them',

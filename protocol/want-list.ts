@@ -1,7 +1,7 @@
 // A want list, `narwharf/want/*.json`: what a site wishes for, signed by the host that wrote it down. Signed JSON
 // (signed-json.ts) with the members of WantList by their names; terms and an example stand in docs/shipment-format.md.
 // Left to others: whether the key counts, and what a pattern or a configuration comes to: the paths say what it came to.
-import { jsonFields, type Invalid } from './canonical-json.ts'
+import { jsonFields, type Invalid, type JsonFields } from './canonical-json.ts'
 import { fail } from './errors.ts'
 import { parsePlainText, parseSiteName, parseTime } from './json-texts.ts'
 import {
@@ -99,16 +99,26 @@ function readWant(item: unknown, where: string, storeDir: string): Want {
   }
 }
 
-/** Reads a want list strictly, within limits. Throws WANT_LIST_INVALID, and SHIPMENT_TOO_NEW for a newer major version. */
-export function parseWantList(bytes: Uint8Array): SignedWantList {
-  const { fields, signature, signedBytes } = parseSignedJson(FORMAT, bytes)
-  const storeDir = fields.text('storeDir', parseStoreDir)
+/** Reads the member `wants` of an object that JSON gave. Throws WANT_LIST_INVALID. */
+export function readWants(value: unknown, storeDir: string): Want[] {
+  return wantsOf(jsonFields(value, 'it', invalid), storeDir)
+}
+
+function wantsOf(fields: JsonFields, storeDir: string): Want[] {
   const wants = fields.list('wants', WANTS_MAX, (item, where) => readWant(item, where, storeDir))
   const ids = new Set(wants.map(({ id }) => id))
   if (ids.size < wants.length) invalid('two wants have one id')
   if (wants.reduce((sum, { paths }) => sum + paths.length, 0) > WANT_PATHS_MAX) {
     invalid(`more than ${WANT_PATHS_MAX} paths`)
   }
+  return wants
+}
+
+/** Reads a want list strictly, within limits. Throws WANT_LIST_INVALID, and SHIPMENT_TOO_NEW for a newer major version. */
+export function parseWantList(bytes: Uint8Array): SignedWantList {
+  const { fields, signature, signedBytes } = parseSignedJson(FORMAT, bytes)
+  const storeDir = fields.text('storeDir', parseStoreDir)
+  const wants = wantsOf(fields, storeDir)
   const list = {
     site: fields.text('site', parseSiteName),
     createdAt: fields.text('createdAt', parseTime),

@@ -11,7 +11,9 @@ const FILES = [
   'verifications',
   'search',
   'jobs',
+  'held',
   'drives',
+  'held',
 ] as const
 
 type Group = (typeof FILES)[number]

@@ -4,6 +4,7 @@ import { verifySigned } from '../../protocol/signed-json.ts'
 import {
   formatWantList,
   parseWantList,
+  readWants,
   WANT_KINDS,
   WANT_PATHS_MAX,
   WANTS_MAX,
@@ -30,6 +31,12 @@ t.test('what goes in comes out', async t => {
     const list = parseWantList(changed(bytes, { wants: [{ ...want, kind }] })).list
     t.equal(list.wants[0]?.kind, kind)
   }
+})
+
+t.test('wants alone', async t => {
+  const alone = JSON.parse(JSON.stringify({ wants: [want] })) as unknown
+  t.strictSame(readWants(alone, sampleWantList.storeDir), [want])
+  t.throws(() => readWants([], '/nix/store'), { code: 'WANT_LIST_INVALID' })
 })
 
 t.test('what a newer minor version brings is passed over', async t => {
