@@ -15,7 +15,8 @@ import {
 import { createTransfer, type Interest, type SpoolSource, type Transfer } from './spool-transfer.ts'
 
 // NARs on their way in from other hosts. Each comes over the network once, however many want it, is hashed as it comes, and
-// goes on from the byte where one host broke off with the next host that has it. Nobody is given the last byte before the
+// goes on from the byte where one host broke off with the next host that has it. A large one comes from several hosts at a
+// time where that is faster. Nobody is given the last byte before the
 // hash of the whole was right.
 
 /** What a NAR must turn out to be. */
@@ -46,6 +47,10 @@ export interface NarSpoolOptions {
   /** How long what nobody waits for is kept, so that a client that comes back goes on; default 60 s. */
   readonly keepMs?: number | undefined
   readonly freeBytes?: ((dir: string) => Promise<number>) | undefined
+  /** See spool-pieces.ts. */
+  readonly partLeastBytes?: number | undefined
+  /** See spool-helpers.ts. */
+  readonly lookMs?: number | undefined
 }
 
 const GIB = 1024 ** 3
@@ -160,6 +165,9 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
     const transfer: Transfer = createTransfer(nar, {
       storage: () => chooseStorage(nar, transfer),
       isWindow: () => transfer.kind === 'window',
+      mayShare: () => !closed && transfer.kind === 'file' && !suspects.has(idOf(nar)),
+      partLeastBytes: options.partLeastBytes,
+      lookMs: options.lookMs,
       onBad: () => onBad(transfer),
       onUnused: () => {
         if (closed || ![...transfers.values()].includes(transfer)) remove(transfer)
@@ -189,8 +197,8 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
    * Whether a part is of somebody who went away or fell silent: who begins now gets none of it, as it may be wrong, and once
    * it is out nothing can mend it. Who has it already goes on with it, and whether it was right shows in the end.
    */
-  const isLeftByOthers = ({ state, contributors, runs }: Transfer, source: SpoolSource): boolean =>
-    state === 'filling' && [...contributors.keys()].some(id => id !== runs && id !== source.id)
+  const isLeftByOthers = (transfer: Transfer, { id }: SpoolSource): boolean =>
+    transfer.isLeftByOthers(id)
 
   /** Whether hosts together gave wrong bytes of it a moment ago. */
   const isTainted = (nar: SpoolNar): boolean =>
@@ -347,7 +355,7 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
         },
       }
     },
-    running: sourceId => [...all].filter(one => one.runs === sourceId).length,
+    running: sourceId => [...all].filter(one => one.runs(sourceId)).length,
   }
   return spool
 }

@@ -16,44 +16,52 @@ export interface PeerNarRequest {
   readonly holding: Holding
   readonly path: string
   readonly offset: number
+  /** Exclusive. */
+  readonly end: number
   readonly signal: AbortSignal
-  get(path: string, range: { readonly offset: number } | undefined): Promise<PeerTransportReply>
+  get(
+    path: string,
+    range: { readonly offset: number; readonly end?: number | undefined } | undefined,
+  ): Promise<PeerTransportReply>
 }
 
 /** Checks what the peer says it sends against what was asked for. */
 function checkReply(
-  { peer, holderId, holding }: PeerNarRequest,
+  { peer, holderId, holding, end }: PeerNarRequest,
   { status, headers }: PeerTransportReply,
   offset: number,
 ): void {
   const { storePath, narSize } = holding.info
   if (status === 404) fail('HOLDING_GONE', { path: storePath, holder: holderId })
-  if (status !== (offset === 0 ? 200 : 206)) {
+  const isPart = offset > 0 || end < narSize
+  if (status !== (isPart ? 206 : 200)) {
     fail('PEER_BROKE', { peer, problem: `it answered with status ${status}` })
   }
-  if (offset > 0 && headers['content-range']?.startsWith(`bytes ${offset}-`) !== true) {
+  if (isPart && headers['content-range']?.startsWith(`bytes ${offset}-`) !== true) {
     fail('PEER_BROKE', { peer, problem: 'it sends another part than was asked for' })
   }
   const length = headers['content-length']
-  if (length !== undefined && Number(length) !== narSize - offset) {
-    fail('PEER_BROKE', { peer, problem: `it has ${length} bytes to send of ${narSize - offset}` })
+  if (length !== undefined && Number(length) !== end - offset) {
+    fail('PEER_BROKE', { peer, problem: `it has ${length} bytes to send of ${end - offset}` })
   }
 }
 
 /**
- * A peer's bytes of a NAR from `offset` on, unverified. A broken connection is made once more, at the byte where it
+ * A peer's bytes of a NAR from `offset` up to `end`, unverified. A broken connection is made once more, at the byte where it
  * stopped. Throws PEER_BROKE, PEER_STALLED, PEER_UNREACHABLE, HOLDING_GONE.
  */
 export async function* openPeerNar(
   request: PeerNarRequest,
 ): AsyncGenerator<Buffer, void, undefined> {
-  const { peer, holding, signal } = request
+  const { peer, holding, signal, end } = request
   const { narSize } = holding.info
+  const rangeFrom = (offset: number) =>
+    end < narSize ? { offset, end } : offset === 0 ? undefined : { offset }
   let at = request.offset
-  for (let attempt = 0; at < narSize; attempt++) {
+  for (let attempt = 0; at < end; attempt++) {
     const before = at
     try {
-      const reply = await request.get(request.path, at === 0 ? undefined : { offset: at })
+      const reply = await request.get(request.path, rangeFrom(at))
       try {
         checkReply(request, reply, at)
         for await (const chunk of watchPace(reply.body, peer)) {
@@ -63,7 +71,7 @@ export async function* openPeerNar(
       } finally {
         reply.destroy()
       }
-      if (at < narSize) {
+      if (at < end) {
         throw new NarwharfError('PEER_BROKE', { peer, problem: `it stopped at byte ${at}` })
       }
     } catch (error) {

@@ -51,6 +51,8 @@ export interface PeerHolderOptions {
   readonly storeDir: string
   /** Told when it took a request for that path and sent nothing, or next to nothing. */
   readonly onStall?: ((hashPart: HashPart) => void) | undefined
+  /** Sources of the same NAR: others may give a part of a large one. */
+  readonly alsoHeldBy?: ((holding: Holding) => readonly SpoolSource[]) | undefined
   readonly events: EventBus
 }
 
@@ -58,6 +60,8 @@ export interface PeerHolderOptions {
 export interface PeerHolder extends Holder {
   /** What its index says it holds, on or off; undefined for what cannot be. */
   claimed(hashPart: HashPart): Holding | undefined
+  /** Its bytes of the NAR with that hash, where it says it has it and was not caught lying about it. */
+  sourceOf(holding: Holding): SpoolSource | undefined
 }
 
 /** Bytes of the largest NAR that a peer may announce: four times the largest of nixpkgs, and no number that means nothing. */
@@ -148,11 +152,12 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
   const sourceOf = (holding: Holding): SpoolSource => ({
     id,
     name,
-    open(offset, signal) {
+    ...(options.alsoHeldBy !== undefined && { others: () => options.alsoHeldBy?.(holding) ?? [] }),
+    open(offset, signal, end) {
       const hashPart = hashPartOf(holding.info.storePath)
       const narHash = encodeNix32(holding.info.narHash.bytes)
       const bytes = openPeerNar({
-        ...{ peer: name, holderId: id, holding, offset, signal },
+        ...{ peer: name, holderId: id, holding, offset, end, signal },
         get: (path, range) => transport.request(key, options.addresses(), { path, range, signal }),
         path: `/${formatNarUrl({ hashPart, narHash, compression: 'none' })}`,
       })
@@ -222,6 +227,13 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
       return lookUp(hashPart)
     },
     claimed: lookUp,
+    sourceOf(holding) {
+      const own = lookUp(hashPartOf(holding.info.storePath))
+      const isSame =
+        own?.info.narSize === holding.info.narSize &&
+        Buffer.compare(own.info.narHash.bytes, holding.info.narHash.bytes) === 0
+      return isSame && isUp() && !lies.has(own.identity) ? sourceOf(own) : undefined
+    },
     isCurrent,
     openNar,
     verify,

@@ -1,3 +1,4 @@
+import { hashPartOf } from '../../protocol/store-path.ts'
 import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { EventBus } from '../events.ts'
 import type { IndexedHolding, PeerAddress, PeerIndexes, PeerKey } from '../site.ts'
@@ -83,6 +84,11 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
       ...{ key, indexes, transport, spool, storeDir, events },
       name: nameOf(key),
       onStall: hashPart => stalls.note(key, hashPart),
+      alsoHeldBy: holding =>
+        able(hashPartOf(holding.info.storePath)).flatMap(other => {
+          const source = other.id === peerHolderId(key) ? undefined : other.sourceOf(holding)
+          return source ?? []
+        }),
       isUp: () => facts.isUp(key),
       addresses: () => facts.addresses(key),
       paths: () => options.paths(key),
@@ -101,23 +107,25 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
       .map(({ peer }) => peer)
       .filter(peer => peer !== ownKey && facts.nameOf(peer) !== undefined)
 
+  const able = (hashPart: HashPart): readonly PeerHolder[] => {
+    const up = claimants(hashPart).filter(
+      key => facts.isUp(key) && stalls.restOf(key, hashPart) === undefined,
+    )
+    if (up.length < 2) return up.map(holder)
+    const weighed = up.map(key => ({
+      key,
+      slow: Number(stalls.isSlow(key)),
+      running: spool.running(peerHolderId(key)),
+      rtt: rttOf(key),
+    }))
+    return weighed
+      .sort((a, b) => a.slow - b.slow || a.running - b.running || nearer(a.rtt, b.rtt))
+      .map(({ key }) => holder(key))
+  }
+
   return {
     holder,
-    able(hashPart) {
-      const up = claimants(hashPart).filter(
-        key => facts.isUp(key) && stalls.restOf(key, hashPart) === undefined,
-      )
-      if (up.length < 2) return up.map(holder)
-      const weighed = up.map(key => ({
-        key,
-        slow: Number(stalls.isSlow(key)),
-        running: spool.running(peerHolderId(key)),
-        rtt: rttOf(key),
-      }))
-      return weighed
-        .sort((a, b) => a.slow - b.slow || a.running - b.running || nearer(a.rtt, b.rtt))
-        .map(({ key }) => holder(key))
-    },
+    able,
     up: () =>
       [...(facts.up?.() ?? [])]
         .filter(key => key !== ownKey && facts.nameOf(key) !== undefined)

@@ -10,6 +10,8 @@ import { promisify } from 'node:util'
 export interface SpoolStorage {
   /** The first byte that is still there. */
   readonly from: number
+  /** Only where bytes may arrive in any order, each once: resolves when they are there. */
+  put?(at: number, chunk: Buffer): Promise<void>
   /** Adds the bytes behind those that are there; resolves when more may come. */
   append(chunk: Buffer): Promise<void>
   /** Copies bytes from `at` on into `out`, at least one, and resolves to their number; they have arrived and not passed by. */
@@ -43,6 +45,11 @@ export async function createFileStorage(dir: string, name: string): Promise<Spoo
   let length = 0
   let users = 0
   let closing = false
+  const writeAll = async (at: number, chunk: Buffer): Promise<void> => {
+    for (let done = 0; done < chunk.length;) {
+      done += await writeAt(fd, chunk.subarray(done), at + done)
+    }
+  }
   let onClosed = (): void => undefined
   const closed = new Promise<void>(resolve => (onClosed = resolve))
   const closeUnused = (): void => {
@@ -63,13 +70,11 @@ export async function createFileStorage(dir: string, name: string): Promise<Spoo
     from: 0,
     append: chunk =>
       use(async () => {
-        for (let done = 0; done < chunk.length;) {
-          done += await writeAt(fd, chunk.subarray(done), length + done)
-        }
+        await writeAll(length, chunk)
         length += chunk.length
       }),
-    read: (at, out) =>
-      use(() => readAt(fd, out.subarray(0, Math.min(out.length, length - at)), at)),
+    put: (at, chunk) => use(() => writeAll(at, chunk)),
+    read: (at, out) => use(() => readAt(fd, out, at)),
     close() {
       if (!closing) {
         closing = true
