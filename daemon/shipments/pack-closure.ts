@@ -27,6 +27,8 @@ export interface ClosureNode extends PlanNode {
   readonly narSize: number
   /** Bytes of the file its NAR will lie in; an upper bound where only the packing tells. */
   readonly fileBytes: number
+  /** Who gives it built it itself. */
+  readonly builtHere: boolean
   /** It lies on the target already, as far as its narinfo and its file's size say. */
   readonly there: boolean
 }
@@ -75,7 +77,10 @@ interface Found {
 }
 
 const absent = (storePath: StorePath, problem: string): Found => ({
-  node: { storePath, problem, narHash: '', narSize: 0, fileBytes: 0, cost: 0, there: false },
+  node: {
+    ...{ storePath, problem, narHash: '', narSize: 0, fileBytes: 0, cost: 0 },
+    ...{ builtHere: false, there: false },
+  },
   references: [],
 })
 
@@ -107,6 +112,7 @@ async function lookUp(
       narSize: info.narSize,
       fileBytes,
       cost: there === undefined ? target.costOf(fileBytes) : 0,
+      builtHere: candidate?.holding.builtHere === true,
       there: there !== undefined,
     },
     references: info.references,
