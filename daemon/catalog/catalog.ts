@@ -2,6 +2,7 @@ import type { Database } from 'better-sqlite3'
 import type { Problem } from '../../protocol/api.ts'
 import { problemOf } from '../../protocol/errors.ts'
 import type { HolderKind } from '../holders/holder.ts'
+import { createReadTurn, type ReadTurn } from '../read-turn.ts'
 import { connect, isDamage, markDamaged, prepareDatabase } from './database.ts'
 import { createHoldings, type Holdings } from './holdings.ts'
 import { createDriveRows, type DriveRows } from './drives.ts'
@@ -91,6 +92,7 @@ export function createCatalog({
 }: CatalogOptions): Catalog {
   let database: Database | undefined
   let statements: Statements | undefined
+  let turn: ReadTurn | undefined
   // Searches take many turns: on a connection of their own they hold no old snapshot before anyone's eyes.
   let searching: { readonly database: Database; readonly sql: Statements } | undefined
   const searches = new Set<Promise<unknown>>()
@@ -108,6 +110,8 @@ export function createCatalog({
     })
   }
   const onWritten = (error: unknown): void => {
+    // What is written now is no longer found waiting, so that it must be found in the file.
+    turn?.end()
     failure =
       error === undefined
         ? undefined
@@ -116,7 +120,7 @@ export function createCatalog({
             hint: 'look for a full or read-only disk; until then proofs are worked out again after a restart',
           }
   }
-  const read = <T>(work: (sql: Statements) => T): T | undefined => {
+  const readNow = <T>(work: (sql: Statements) => T): T | undefined => {
     if (statements === undefined) return undefined
     try {
       return work(statements)
@@ -126,19 +130,30 @@ export function createCatalog({
       return undefined
     }
   }
+  const read = <T>(work: (sql: Statements) => T): T | undefined => {
+    turn?.end()
+    return readNow(work)
+  }
+  const readInTurn = <T>(work: (sql: Statements) => T): T | undefined => {
+    if (turn === undefined) return undefined
+    turn.share()
+    return readNow(work)
+  }
   const writer = (): WriterClient => {
     if (client === undefined) throw new Error('the catalog is closed')
     return client
   }
 
   const parts: MemoryParts = { read, writer, now: clock, onWritten }
-  const decisions = createDecisions(parts)
+  // What their own writing changes ends the turn, see above; nobody else writes them.
+  const remembered: MemoryParts = { ...parts, read: readInTurn }
+  const decisions = createDecisions(remembered)
   const narinfoKey = (key: DecisionKey) => ({ ...key, hashPart: `${key.hashPart}.narinfo` })
   const narinfos: Decisions = {
     get: key => decisions.get(narinfoKey(key)),
     put: (key, value) => decisions.put(narinfoKey(key), value),
   }
-  const verifications = createVerifications(parts)
+  const verifications = createVerifications(remembered)
   const indexes = createIndexes({ ...parts, isOpen: () => database !== undefined })
   /** New paths bring new names, which the name index takes up afterwards. */
   const followed = (): WriterClient => {
@@ -159,6 +174,8 @@ export function createCatalog({
     await flush()
     // The reader first: the last to close folds the write-ahead log into the file.
     statements = undefined
+    turn?.end()
+    turn = undefined
     database?.close()
     database = undefined
     const searched = searching
@@ -184,6 +201,7 @@ export function createCatalog({
       failure = undefined
       database = connect(file, { readOnly: true })
       statements = createStatements(database)
+      turn = createReadTurn(database)
       client = (writerThread ? startWriter : startWriterHere)(file, onDamage, { sweepAt })
       indexes.wake()
     },

@@ -29,7 +29,7 @@ export interface Holding {
 
 /** A cheap sign of what stands behind a hash part. */
 export interface Witness {
-  /** While this text is equal, over any time and restarts, `find` gives an equal holding. */
+  /** While this text is equal, over any time and restarts, `find` gives an equal holding. Opaque, under 200 characters. */
   readonly mark: string
   /** Whether it is still so, in a few microseconds. */
   stillStands(): boolean

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate as yieldToEventLoop } from 'node:timers/promises'
@@ -6,6 +7,7 @@ import { hashPartOf, parseStorePath } from '../../protocol/store-path.ts'
 import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { EventBus } from '../events.ts'
 import type { NarPool } from '../workers/nar-pool.ts'
+import { stampOf } from './file-stamp.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
 import type { Holder, Holding, Witness } from './holder.ts'
 import { createNixFollower } from './nix-changes.ts'
@@ -75,8 +77,14 @@ function rootStampOf(root: string): string | undefined {
 /** How old the answer to "did anything change?" may be: what changed less than that ago changed while the question was asked. */
 const VERSION_MS = 1
 
-/** How often a root is looked at on behalf of one witness: rows go before files, so this only notices a store damaged by hand. */
+/**
+ * How often a root is looked at on behalf of one witness while names in the store directory change: rows go before files, so
+ * this only notices a store damaged by hand. While none changes no root comes or goes.
+ */
 const ROOT_LOOK_MS = 1000
+
+/** Digits of a digest in a mark (base64): 190 bits. */
+const MARK_DIGITS = 32
 
 /** The holder of a live Nix store, read beside the nix-daemon that owns it. */
 export function createNixStoreHolder(options: NixStoreOptions): Holder {
@@ -96,20 +104,20 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
     return version
   }
 
-  let asked = { version: 0, until: 0 }
+  const asked = { version: 0, names: '', until: 0 }
   /** The database's version, asked at most once a millisecond: under load that is once for dozens of requests. */
-  const versionNow = (): number => {
-    const now = performance.now()
+  const versionNow = (now = performance.now()): number => {
     if (now >= asked.until) {
-      asked = {
-        version: noticeVersion(db.read(queries => queries.version())),
-        until: now + VERSION_MS,
-      }
+      asked.version = noticeVersion(db.read(queries => queries.version()))
+      const stamp = stampOf(physicalDir)
+      // A directory that changed within the last tick may change again and look the same: that is equal to nothing.
+      asked.names = stamp === undefined || stamp.fresh ? '' : stamp.text
+      asked.until = now + VERSION_MS
     }
     return asked.version
   }
 
-  const presence = createNixPresence(db, storeDir, versionNow)
+  const presence = createNixPresence(db, storeDir, () => versionNow())
 
   const physical = (storePath: string): string => physicalDir + storePath.slice(storeDir.length)
 
@@ -144,38 +152,46 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
     return holding
   }
 
-  const markOf = (
-    hashPart: HashPart,
-  ): { mark: string; root: string; rootStamp: string } | undefined => {
+  const markOf = (hashPart: HashPart): { mark: string; root: string } | undefined => {
     const [above, below] = hashPartRange(storeDir, hashPart)
-    const columns = db.read(queries => queries.get(MARK_BY_HASH_PART, above, below), VERSION_MS)
+    const columns = db.readInTurn(
+      queries => queries.get(MARK_BY_HASH_PART, above, below),
+      VERSION_MS,
+    )
     if (columns === undefined) return undefined
     const root = physical(String(columns[1]))
     const rootStamp = rootStampOf(root)
     if (rootStamp === undefined) return undefined
-    return { mark: `${columns.join(' ')} ${rootStamp}`, root, rootStamp }
+    // Kept for every narinfo in memory, so no longer than it must be.
+    const digest = createHash('sha256').update(columns.join(' ')).digest('base64')
+    return { mark: `${digest.slice(0, MARK_DIGITS)} ${rootStamp}`, root }
   }
 
   const witness = (hashPart: HashPart): Witness | undefined => {
     if (!presence.mayHave(hashPart)) return undefined
-    let version = versionNow()
+    let lookedAt = performance.now()
+    let version = versionNow(lookedAt)
+    let { names } = asked
     const found = markOf(hashPart)
     if (found === undefined) return undefined
-    let lookedAt = performance.now()
+    const { mark, root } = found
     return {
-      mark: found.mark,
+      mark,
       stillStands() {
         try {
           const now = performance.now()
-          const current = versionNow()
+          const current = versionNow(now)
           if (current === version) {
+            if (asked.names === names && names !== '') return true
             if (now - lookedAt < ROOT_LOOK_MS) return true
             lookedAt = now
-            return rootStampOf(found.root) === found.rootStamp
+            names = asked.names
+            return mark.endsWith(` ${rootStampOf(root)}`)
           }
           version = current
+          names = asked.names
           lookedAt = now
-          return markOf(hashPart)?.mark === found.mark
+          return markOf(hashPart)?.mark === mark
         } catch {
           return false
         }

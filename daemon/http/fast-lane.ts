@@ -42,17 +42,18 @@ export interface FastLane {
   close(): void
 }
 
-/** The `Date` line, made anew once a second. */
-function createDateLine(now: () => number): () => string {
+/** The head of an answer up to the number of its body's bytes, made anew once a second for its date. */
+function createHead(status: string, type: string, now: () => number): () => string {
   let second = 0
-  let line = ''
+  let head = ''
   return () => {
     const current = Math.floor(now() / 1000)
     if (current !== second) {
       second = current
-      line = `Date: ${new Date(current * 1000).toUTCString()}\r\n`
+      const date = new Date(current * 1000).toUTCString()
+      head = `HTTP/1.1 ${status}\r\nContent-Type: ${type}\r\nDate: ${date}\r\nContent-Length: `
     }
-    return line
+    return head
   }
 }
 
@@ -73,12 +74,12 @@ export function addFastLane(
   const slow = server.listeners('connection') as ((socket: Socket) => void)[]
   server.removeAllListeners('connection')
   const sockets = new Set<Socket>()
-  const dateLine = createDateLine(options.now ?? Date.now)
-
+  const now = options.now ?? Date.now
+  const foundHead = createHead('200 OK', 'text/x-nix-narinfo', now)
+  const missingHead = createHead('404 Not Found', 'text/plain', now)
   const found = (body: string, head: boolean) =>
-    `HTTP/1.1 200 OK\r\nContent-Type: text/x-nix-narinfo\r\n${dateLine()}Content-Length: ${body.length}\r\n\r\n${head ? '' : body}`
-  const missing = (head: boolean) =>
-    `HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\n${dateLine()}Content-Length: 4\r\n\r\n${head ? '' : '404\n'}`
+    `${foundHead()}${body.length}\r\n\r\n${head ? '' : body}`
+  const missing = (head: boolean) => `${missingHead()}4\r\n\r\n${head ? '' : '404\n'}`
 
   server.on('connection', (socket: Socket) => {
     const loopback = isLoopback(socket.remoteAddress)
@@ -106,7 +107,7 @@ export function addFastLane(
         socket.write(missing(head), 'latin1')
       } else {
         counters.narinfos++
-        socket.write(found(narinfo.toString('latin1'), head), 'latin1')
+        socket.write(found(narinfo, head), 'latin1')
       }
       return true
     }

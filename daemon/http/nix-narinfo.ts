@@ -4,7 +4,7 @@ import type { Substitution } from '../substitution/substitution.ts'
 import { audienceOf } from './audience.ts'
 import type { Counters } from './counters.ts'
 
-// GET and HEAD /<hash part>.narinfo, the hottest path of all: it is answered before any router runs, without a copy,
+// GET and HEAD /<hash part>.narinfo, the hottest path of all: it is answered before any router runs,
 // and where the holders are local without a single turn of the event loop.
 
 const NARINFO_URL = /^\/([0-9a-df-np-sv-z]{32})\.narinfo(?:\?.*)?$/
@@ -31,7 +31,7 @@ export function serveNarinfo(
   counters: Counters,
 ): void {
   const head = request.method === 'HEAD'
-  const send = (text: Buffer | undefined) => {
+  const send = (text: string | undefined) => {
     if (text === undefined) {
       counters.misses++
       sendNotFound(response, head)
@@ -39,7 +39,7 @@ export function serveNarinfo(
     }
     counters.narinfos++
     response.writeHead(200, { 'Content-Type': 'text/x-nix-narinfo', 'Content-Length': text.length })
-    response.end(head ? undefined : text)
+    response.end(head ? undefined : text, 'latin1')
   }
   try {
     const found = substitution.narinfo(hashPart, audienceOf(request))

@@ -31,12 +31,14 @@ export function chooseForNarinfo(
 /**
  * The narinfo for a candidate, written anew: nothing of another cache's text is passed on (a relayed bad Sig or CA aborts
  * some Nix versions), only parsed facts, signatures that verified, and our own URL.
+ * One character of the result is one byte (latin1): a string is a third smaller in memory than a buffer of its own and
+ * is written as cheaply.
  */
 export function renderNarinfo(
   candidate: Candidate,
   audience: Audience,
   live: LiveCompression,
-): Buffer {
+): string {
   const { holder, holding, decision } = candidate
   const { info } = holding
   const hashPart = hashPartOf(info.storePath)
@@ -70,5 +72,5 @@ export function renderNarinfo(
         ? { ...common, url, compression, fileHash: info.narHash, fileSize: info.narSize }
         : { ...common, url, compression, fileHash: undefined, fileSize: undefined }
   }
-  return Buffer.from(formatNarinfo(narinfo))
+  return Buffer.from(formatNarinfo(narinfo)).toString('latin1')
 }

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { encodeNix32 } from '../../protocol/nix32.ts'
 import { hashPartOf, type HashPart } from '../../protocol/store-path.ts'
 import type { NarUrl } from '../../protocol/nar-url.ts'
@@ -67,14 +66,14 @@ export interface NarinfoKey {
   readonly epoch: string
 }
 
-/** What an entry costs beyond its text: the candidate, map slots, strings. Measured by heap growth, bytes. */
-const ENTRY_OVERHEAD_BYTES = 1500
+/** What an entry costs beyond its text: its witness or candidate, map slots, strings. Measured by heap growth, bytes. */
+const ENTRY_OVERHEAD_BYTES = 700
 
 /** The identity of no holding: a row kept under it is found by nobody. */
 const NO_IDENTITY = '-'
 
 interface Entry {
-  readonly text: Buffer
+  readonly text: string
   /** Whether what it says still stands; microseconds. */
   stillStands(): boolean
 }
@@ -82,8 +81,8 @@ interface Entry {
 /** Given a hash part: who holds it, which copy may be trusted, what to tell the client, and the verified bytes. */
 export interface Substitution extends Sharing {
   readonly verdicts: Verdicts
-  /** The narinfo for that audience, or undefined: nobody has it, or it may not be offered. */
-  narinfo(hashPart: HashPart, audience: Audience): Buffer | undefined | Promise<Buffer | undefined>
+  /** The narinfo for that audience, a byte each character; or undefined: nobody has it, or it may not be offered. */
+  narinfo(hashPart: HashPart, audience: Audience): string | undefined | Promise<string | undefined>
   /** The candidates that audience may have. */
   candidates(hashPart: HashPart, audience: Audience): Promise<Candidate[]>
   /** The body of a NAR URL, its first copy checked or being checked; undefined is a 404. */
@@ -174,7 +173,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   const keyOf = (holder: Holder, hashPart: HashPart, { mark }: Witness): NarinfoKey => ({
     holderId: holder.id,
     hashPart,
-    identity: createHash('sha256').update(mark).digest('base64').slice(0, 32),
+    identity: mark,
     epoch: options.narinfoEpoch,
   })
   const mayWitness = (audience: Audience): boolean =>
@@ -196,7 +195,7 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     if (first === undefined || witness === undefined) return undefined
     const kept = options.narinfoStore.get(keyOf(first, hashPart, witness))
     if (kept === undefined) return undefined
-    return { text: Buffer.from(kept, 'latin1'), stillStands: () => witness.stillStands() }
+    return { text: kept, stillStands: witness.stillStands }
   }
 
   const entryOf = (hashPart: HashPart, candidate: Candidate, audience: Audience): Entry => {
@@ -206,9 +205,9 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     if (witness === undefined) return { text, stillStands: () => holder.isCurrent(holding) }
     // The witness is younger than the holding: only one that stood all the time may speak for it.
     if (holder.isCurrent(holding)) {
-      options.narinfoStore.put(keyOf(holder, hashPart, witness), text.toString('latin1'))
+      options.narinfoStore.put(keyOf(holder, hashPart, witness), text)
     }
-    return { text, stillStands: () => witness.stillStands() }
+    return { text, stillStands: witness.stillStands }
   }
 
   const render = (hashPart: HashPart, all: readonly Candidate[], audience: Audience) => {
