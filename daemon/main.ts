@@ -10,10 +10,12 @@ import { parseStorePath } from '../protocol/store-path.ts'
 import { createCatalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
 import { diagnose } from './doctor.ts'
+import { openDriveRooms, type DriveRooms } from './drive-rooms.ts'
 import { createEventBus } from './events.ts'
 import { createCacheDirWriter } from './holders/cache-dir-writer.ts'
 import { createCacheDirHolder } from './holders/cache-dir.ts'
 import type { Holder } from './holders/holder.ts'
+import { createHolderList } from './holders/holder-list.ts'
 import { createNixStoreHolder } from './holders/nix-store.ts'
 import { isLoopback } from './http/audience.ts'
 import { createCounters } from './http/counters.ts'
@@ -24,10 +26,12 @@ import { createLog } from './log.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
 import { createPublications } from './publications/publications.ts'
 import { createArchives } from './shipments/archives.ts'
+import { openCacheSpace } from './shipments/merge-space.ts'
 import { openSite } from './site-rooms.ts'
 import { createFetch } from './substitution/fetch.ts'
 import { createSubstitution } from './substitution/substitution.ts'
-import { explainWhyNot } from './substitution/why-not.ts'
+import { createTee } from './substitution/tee.ts'
+import { drivesAway, explainWhyNot } from './substitution/why-not.ts'
 import { createTrust } from './trust/trust-room.ts'
 import { createNarPool } from './workers/create-nar-pool.ts'
 
@@ -127,9 +131,9 @@ async function openRooms(
   rooms.push('the worker pool', () => pool.close())
 
   const storeDir = config.store.dir
-  const holders: Holder[] = []
+  const staying: Holder[] = []
   if (config.store.enable) {
-    holders.push(
+    staying.push(
       createNixStoreHolder({
         root: config.store.root,
         storeDir,
@@ -141,12 +145,13 @@ async function openRooms(
   }
   prepareCacheDir(config.cache.dir, storeDir)
   for (const dir of [config.cache.dir, ...config.cache.extraDirs]) {
-    holders.push(createCacheDirHolder({ dir, pool, expectedStoreDir: storeDir, events }))
+    staying.push(createCacheDirHolder({ dir, pool, expectedStoreDir: storeDir, events }))
   }
-  for (const holder of holders) {
+  for (const holder of staying) {
     await holder.open()
     rooms.push(holder.id, () => holder.close())
   }
+  const holders = createHolderList(staying)
 
   const trust = createTrust({
     secretKeyFile: config.trust.secretKeyFile,
@@ -166,14 +171,35 @@ async function openRooms(
     push: rooms.push,
   })
 
+  let driveRooms: DriveRooms | undefined
   const inventory = createInventory({
     ...{ holders, catalog, events, hostName: config.hostName },
     presence: site.presence,
+    driveOf: holderId => driveRooms?.drives.factsOf(holderId),
   })
   await inventory.open()
   rooms.push('the inventory', () => inventory.close())
 
+  driveRooms = await openDriveRooms({
+    ...{ config, events, log, catalog, pool, holders, push: rooms.push },
+    keys: () => [...config.trust.publicKeys, trust.publicKey, ...site.membership.nixKeys()],
+  })
+  const { drives } = driveRooms
+
   const { peerHolders, upstreams } = site
+  const cacheWriter = createCacheDirWriter({ dir: config.cache.dir })
+  await cacheWriter.open()
+  const teeing = config.cache.tee || config.cache.keepShipments
+  const tee = teeing
+    ? createTee({
+        target: cacheWriter,
+        space: () => openCacheSpace({ dir: config.cache.dir, maxSize: config.cache.maxSize }),
+        holders: () => holders.current(),
+        warn: (storePath, problem) => log.warn({ storePath }, `not kept in the cache: ${problem}`),
+      })
+    : undefined
+  rooms.push('the tee', () => tee?.close())
+
   const substitution = createSubstitution({
     holders,
     peers: peerHolders,
@@ -190,6 +216,7 @@ async function openRooms(
     withLan: config.share.withLan,
     withPeers: config.share.withPeers,
     trustMembers: config.trust.members,
+    delivered: candidate => tee?.delivered(candidate),
     liveCompression: config.http.compression === 'none' ? 'none' : 'zstd',
   })
   rooms.push('substitution', () => substitution.close())
@@ -199,12 +226,10 @@ async function openRooms(
   await jobs.open()
   rooms.push('the jobs', () => jobs.close())
 
-  const cacheWriter = createCacheDirWriter({ dir: config.cache.dir })
-  await cacheWriter.open()
   const fetch = createFetch({ substitution, target: cacheWriter, storeDir })
 
   const archives = createArchives({
-    ...{ holders, trust, substitution, pool, jobs, storeDir },
+    ...{ holders: staying, trust, substitution, pool, jobs, storeDir },
     ...{ cacheDir: config.cache.dir, writer: cacheWriter },
   })
 
@@ -218,6 +243,7 @@ async function openRooms(
     ...catalog.problems(),
     ...trust.problems(),
     ...site.problems(),
+    ...(driveRooms?.problems() ?? []),
     ...holderStatus()
       .filter(({ up }) => !up)
       .map(({ id, problem }) => ({
@@ -260,13 +286,17 @@ async function openRooms(
       whoHas: async queries => ({
         results: await Promise.all(queries.map(query => inventory.whoHas(query))),
       }),
-      whyNot: async path => explainWhyNot(substitution, parseStorePath(path, storeDir)),
+      whyNot: async path => {
+        const storePath = parseStorePath(path, storeDir)
+        return explainWhyNot(substitution, storePath, drivesAway(await inventory.whoHas(path)))
+      },
       nixConf: () => ({ lines: nixConfLines(nixFacts()) }),
       fetch: (paths, signal) =>
         fetch(
           paths.map(path => parseStorePath(path, storeDir)),
           signal,
         ),
+      drives,
       jobs,
       archives,
       site: site.sources,
@@ -284,7 +314,7 @@ async function openRooms(
     ...{ substitution, counters, inventory, holders },
     lanHttpPort: openToLan ? port : undefined,
   })
-  log.info({ url, holders: holders.map(({ id }) => id) }, `serving at ${url}`)
+  log.info({ url, holders: staying.map(({ id }) => id) }, `serving at ${url}`)
   return {
     url,
     publicKey: trust.publicKey,

@@ -9,7 +9,7 @@ import { createDiscovery } from './discovery/discovery.ts'
 import type { EventBus } from './events.ts'
 import { createGossip } from './gossip/gossip.ts'
 import { fetcherOf } from './holders/agree.ts'
-import type { Holder } from './holders/holder.ts'
+import type { HolderList } from './holders/holder-list.ts'
 import { createNarSpool } from './holders/nar-spool.ts'
 import { createPeerHolders, type PeerHolders } from './holders/peers.ts'
 import { createViaPeer, upstreamName } from './holders/upstream-via-peer.ts'
@@ -52,7 +52,7 @@ export interface SiteService {
   readonly counters: Counters
   readonly inventory: Inventory
   /** This host's own. */
-  readonly holders: readonly Holder[]
+  readonly holders: HolderList
   /** Where Nix clients of the LAN reach this host; undefined where only this machine does. */
   readonly lanHttpPort: number | undefined
 }
@@ -119,7 +119,10 @@ export async function openSite(parts: SiteParts): Promise<Site> {
     log,
   })
 
-  const spool = createNarSpool({ dir: join(stateDir, 'spool') })
+  const spool = createNarSpool({
+    dir: join(stateDir, 'spool'),
+    named: config.cache.tee || config.cache.keepShipments,
+  })
   await spool.open()
   push('the spool', () => spool.close())
 
@@ -260,7 +263,11 @@ export async function openSite(parts: SiteParts): Promise<Site> {
       const ownIndex = createOwnIndex({
         holders,
         inventory,
-        tell: (holder, holding) => parts.trust.tell(holder, holding, config.share.withPeers),
+        tell(holder, holding) {
+          const told = parts.trust.tell(holder, holding, config.share.withPeers)
+          // A proof that only reading a NAR gives is found when the path is asked for: nobody reads a whole drive for it.
+          return holder.kind === 'drive' && typeof told === 'function' ? { told: false } : told
+        },
         log: createCatalogLog(catalog.indexes, membership.key),
         append: change => gossip.append(change),
       })

@@ -8,8 +8,8 @@ import { OPEN_FLAGS } from './small-file.ts'
 // the thread that answers clients but looking at names that the kernel has in memory, few things are done at a time, and a
 // drive that gives no answer is not asked again until it has given it. Links are not followed, devices and FIFOs not opened.
 
-/** Things asked of one drive at a time: a hanging one must not take all of libuv's four threads. */
-const UNDER_WAY_MAX = 2
+/** Things asked of one drive at a time: hanging ones must not take all of libuv's four threads. */
+const UNDER_WAY_MAX = 1
 
 /** A drive that has not answered for this long is out of reach, ms: a sleeping disk spins up within it, mostly. */
 const STUCK_MS = 2000
@@ -42,6 +42,8 @@ export interface DriveFiles {
   run<T>(work: () => Promise<T>): Promise<T>
   /** Undefined where there is nothing, or the way to it is a link. To be called within {@link run}. */
   read(file: string, limit: number): Promise<ReadFile | undefined>
+  /** The first bytes of a regular file. */
+  readHead(file: string, length: number): Promise<Buffer | undefined>
   stampOf(file: string): Promise<FileStamp | undefined>
   /** The same at once, of a file that was just looked at: its state is in the kernel's memory. */
   stampNow(file: string): FileStamp | undefined
@@ -51,6 +53,10 @@ export interface DriveFiles {
 
 const isAbsent = (error: unknown): boolean =>
   ['ENOENT', 'ENOTDIR', 'ENAMETOOLONG'].includes((error as NodeJS.ErrnoException).code ?? '')
+
+/** A link, a device without a driver, a socket: what it is will not change by asking. */
+const isOdd = (error: unknown): boolean =>
+  ['ELOOP', 'ENXIO'].includes((error as NodeJS.ErrnoException).code ?? '')
 
 const foldersOf = (file: string): string[] => {
   const names = file.split('/').slice(0, -1)
@@ -139,9 +145,23 @@ export function createDriveFiles(holderId: string, dir: string): DriveFiles {
           await handle.close()
         }
       } catch (error) {
-        const { code } = error as NodeJS.ErrnoException
-        // A link, a device without a driver, a socket: what it is will not change by asking.
-        if (isAbsent(error) || code === 'ELOOP' || code === 'ENXIO') return undefined
+        if (isAbsent(error) || isOdd(error)) return undefined
+        throw error
+      }
+    },
+    async readHead(file, length) {
+      try {
+        if (!(await isInside(file))) return undefined
+        const handle = await open(`${dir}/${file}`, OPEN_FLAGS)
+        try {
+          if (!(await handle.stat()).isFile()) return undefined
+          const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, 0)
+          return buffer.subarray(0, bytesRead)
+        } finally {
+          await handle.close()
+        }
+      } catch (error) {
+        if (isAbsent(error) || isOdd(error)) return undefined
         throw error
       }
     },

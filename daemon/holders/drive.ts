@@ -122,6 +122,9 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
   }
 
   async function* entries(): AsyncGenerator<readonly ShipmentEntry[], void, undefined> {
+    check()
+    // A few seconds for the index spare hours of narinfos.
+    await opening
     const storeDir = check()
     const told = index
     if (told !== undefined) {
@@ -143,6 +146,7 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
   }
 
   async function* paths(): AsyncGenerator<readonly StorePath[], void, undefined> {
+    await opening
     const nars = index === undefined ? undefined : await names.nars()
     for await (const batch of entries()) {
       const there = batch.filter(entry => nars?.mayHave(entry.info.url) ?? true)

@@ -10,6 +10,7 @@ import type {
 import { isNarwharfError } from '../../protocol/errors.ts'
 import { sendError } from './api-error.ts'
 import { addArchivesApi, type ArchiveSources } from './api-archives.ts'
+import { addDrivesApi, listDrives, type DrivesSource } from './api-drives.ts'
 import { addFetchApi, type FetchSource } from './api-fetch.ts'
 import { addJobsApi, listJobs, type JobsSource } from './api-jobs.ts'
 import { addSiteApi, type SiteSources } from './api-site.ts'
@@ -26,6 +27,8 @@ export interface ApiSources {
   readonly peers?: (() => PeersReply) | undefined
   /** Brings closures into this host's cache. */
   readonly fetch?: FetchSource | undefined
+  /** Removable file systems. */
+  readonly drives?: DrivesSource | undefined
   /** Work that takes long. */
   readonly jobs?: JobsSource | undefined
   /** Archives of `nix-store --export`, in and out. */
@@ -77,6 +80,8 @@ export function addApi(
   route('nix-conf', () => sources.nixConf())
   route('doctor', () => sources.doctor())
   route('peers', (): PeersReply => sources.peers?.() ?? { peers: [] })
+  route('drives', () => listDrives(sources.drives))
+  if (sources.drives !== undefined && door === 'control') addDrivesApi(server, sources.drives)
   route('jobs', () => listJobs(sources.jobs))
   const { site, fetch, jobs, archives } = sources
   if (archives !== undefined && door === 'control') addArchivesApi(server, archives)

@@ -1,4 +1,4 @@
-import type { WhyNotReply } from '../../protocol/api.ts'
+import type { WhoHasResult, WhyNotReply } from '../../protocol/api.ts'
 import { hashPartOf, type StorePath } from '../../protocol/store-path.ts'
 import { permits, type Finding } from './candidates.ts'
 import type { Substitution } from './substitution.ts'
@@ -72,7 +72,8 @@ const HINTS: Partial<Record<HolderAnswer['verdict'], string>> = {
   denied: 'change share.deny in the configuration',
   'ca-mismatch': 'the copy is damaged or forged: nix-store --verify-path it, and fetch it again',
   'nar-bad': 'the copy is damaged: nix-store --repair-path it, or replace the file in the cache',
-  'holder-down': 'narwharf doctor says what keeps the holder from being read',
+  'holder-down':
+    'plug the drive, if it is on one; narwharf doctor says what keeps other holders from being read',
   absent: 'build it, fetch it, or plug a drive that has it',
 }
 
@@ -87,13 +88,24 @@ const ORDER: readonly HolderAnswer['verdict'][] = [
   'absent',
 ]
 
+/** The drives that have a path and are not plugged, of what is known of who has it. */
+export const drivesAway = ({ matches }: WhoHasResult): HolderAnswer[] =>
+  matches
+    .flatMap(match => match.holders)
+    .filter(({ kind, up }) => kind === 'drive' && !up)
+    .map(({ id, name, lastSeen }) => ({
+      ...{ id, title: `drive ${name ?? id}`, verdict: 'holder-down' as const },
+      detail: `it is on a drive that is not plugged${lastSeen === undefined ? '' : ` (last seen here on ${lastSeen})`}`,
+    }))
+
 /** Says whether this host's substituter offers a path, and holder by holder why or why not. */
 export async function explainWhyNot(
   substitution: Substitution,
   storePath: StorePath,
+  away: readonly HolderAnswer[] = [],
 ): Promise<WhyNotReply> {
   const findings = await substitution.findings(hashPartOf(storePath))
-  const holders = findings.map(finding => explain(finding, substitution))
+  const holders = [...findings.map(finding => explain(finding, substitution)), ...away]
   const named = findings.find(
     ({ holding }) => holding !== undefined && holding.info.storePath !== storePath,
   )
@@ -127,7 +139,9 @@ export async function explainWhyNot(
     offeredOnLoopback,
     offeredOnLan,
     summary:
-      worst?.verdict === 'holder-down' ? `${worst.title ?? worst.id} cannot be asked: ${worst.detail}` : summary,
+      worst?.verdict === 'holder-down'
+        ? `${worst.title ?? worst.id} cannot be asked: ${worst.detail}`
+        : summary,
     ...(hint === undefined ? {} : { hint }),
     holders,
   }
