@@ -72,3 +72,76 @@ export type JobEvent =
 export interface JobReply {
   readonly job: JobStatus
 }
+
+/** `result` of a merge. Lists name the first hundred, the numbers count all. */
+export interface MergeResult {
+  readonly drive: { readonly id: string; readonly name: string }
+  readonly shipment?:
+    | {
+        readonly id: string
+        readonly part: number
+        readonly parts: number
+        readonly depot: string
+        /** The trusted key that signed its manifest. */
+        readonly signedBy?: string | undefined
+      }
+    | undefined
+  /** Store paths on the drive; `cut` where there are more than were looked at. */
+  readonly paths: number
+  readonly cut: boolean
+  /** Came into this cache, and bytes of their files. */
+  readonly came: number
+  readonly bytes: number
+  /** In this cache before. */
+  readonly wasThere: number
+  /** Kept by other keepers before, or taken by them meanwhile. */
+  readonly elsewhere: number
+  /** Damaged on the drive, the repaired ones among them. */
+  readonly damaged: number
+  readonly damagedPaths: readonly {
+    readonly storePath: string
+    readonly problem: string
+    /** The holder that had a whole one; undefined where none had. */
+    readonly repairedFrom?: string | undefined
+  }[]
+  readonly repaired: number
+  /** Nobody trusted answers for them. */
+  readonly refused: number
+  readonly refusedPaths: readonly { readonly storePath: string; readonly problem: string }[]
+  /** Refer to what neither the drive nor the site has. */
+  readonly parked: number
+  readonly parkedPaths: readonly { readonly storePath: string; readonly lacking: string }[]
+  readonly noRoom: number
+  /** Not come to, as the merge was stopped. */
+  readonly left: number
+  /** What is wished for and neither here nor at the site; undefined where that is not known. */
+  readonly wantsMissing?:
+    { readonly paths: number; readonly storePaths: readonly string[] } | undefined
+  /** Channels, flakes and tarballs; undefined where the drive brought none that is trusted. */
+  readonly files?: MergedFiles | undefined
+  /** The receipt on the drive, or why there is none. */
+  readonly receipt?: string | undefined
+  readonly receiptProblem?: string | undefined
+}
+
+/** Files beside store paths that a merge copied. */
+export interface MergedFiles {
+  readonly came: number
+  readonly bytes: number
+  readonly wasThere: number
+  /** Left, as what stands here is newer than the shipment. */
+  readonly newer: number
+  readonly noRoom: number
+  readonly damaged: number
+  readonly damagedFiles: readonly { readonly file: string; readonly problem: string }[]
+}
+
+/** `POST /api/v1/merge`; answers with the events of the job. */
+export interface MergeWish {
+  /** A drive by its name, id or mount point, or a directory. */
+  readonly drive: string
+  /** Takes what has no trusted signature too: the operator vouches for it. */
+  readonly trust?: boolean | undefined
+  /** Takes what other keepers keep already too. */
+  readonly everything?: boolean | undefined
+}

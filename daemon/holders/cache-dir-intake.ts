@@ -1,7 +1,6 @@
 import { statSync } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
-import { join } from 'node:path'
-import { Worker } from 'node:worker_threads'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { fail, problemOf } from '../../protocol/errors.ts'
 import { COMPRESSION_EXTENSIONS } from '../../protocol/nar-url.ts'
 import { formatNarinfo } from '../../protocol/narinfo.ts'
@@ -9,9 +8,9 @@ import { encodeNix32 } from '../../protocol/nix32.ts'
 import type { NarInfo } from '../../protocol/path-info.ts'
 import { hashPartOf } from '../../protocol/store-path.ts'
 import { UNFINISHED } from './cache-dir-writer.ts'
-import type { IntakeShared, NarCopied, NarCopy } from './intake-file.ts'
+import type { CopyControl, NarCopied, NarCopy } from './intake-file.ts'
 import type { Settled, Settlement } from './intake-settle.ts'
-import type { FromIntake, ToIntake } from './intake-thread.ts'
+import { createIntakeThreads, type IntakeThreads } from './intake-start.ts'
 
 // Takes NAR files of another cache into this one as they are, many at a time: the second writer of a cache directory beside
 // cache-dir-writer.ts, with the same promise: at every moment, wherever the power goes, it is a valid cache.
@@ -38,10 +37,26 @@ export interface TakenNar {
 /** What came of a path. */
 export type Taken = TakenNar | Exclude<NarCopied, { state: 'copied' }>
 
+/** Any file of another cache, by what it must be. */
+export interface IntakeFile {
+  readonly root: string
+  /** Below `root`, and below this cache. */
+  readonly file: string
+  readonly size: number
+  /** 32 bytes. */
+  readonly sha256: Uint8Array
+  /** Its time here, ms since 1970. */
+  readonly time: number
+}
+
+/** What came of a file; `here`: the same stands here. */
+export type FileTaken =
+  { readonly state: 'came' | 'here' } | Exclude<NarCopied, { state: 'copied' }>
+
 export interface CacheIntake {
-  /** Starts its threads. Throws CACHE_UNWRITABLE. */
+  /** Throws CACHE_UNWRITABLE. */
   open(): Promise<void>
-  /** Stops them, in the middle of a file too; that leaves nothing. */
+  /** Stops what is under way, in the middle of a file too; nothing unfinished is left. */
   close(): Promise<void>
   /** Bytes read since `open`. */
   readonly bytes: number
@@ -54,87 +69,63 @@ export interface CacheIntake {
    * only checked. `unfinished` is the one to be given its name; undefined where they are parts, which the caller names.
    */
   inspect(path: IntakePath, unfinished: string | undefined): Promise<Taken>
+  /** Copies any file to `file` below this cache, replacing what stands there under that name when it is whole. */
+  takeFile(file: IntakeFile): Promise<FileTaken>
   /** Lets go of a NAR that shall not stand. */
   drop(taken: TakenNar): Promise<void>
   /** Makes them stand, narinfos in this order: each behind what it refers to. Calls are worked off in their order. */
   settle(taken: readonly TakenNar[]): Promise<Settled>
 }
 
-/** Threads that copy: one hashes and unpacks while the other reads. */
-const COPIERS = 2
-
-/** How long a thread may take to come to an end by itself, ms; one that reads a drive that hangs does not. */
+/** How long what is under way may take to stop, ms; what reads a drive that hangs does not. */
 const ENDS_WITHIN_MS = 3000
 
-/** V8 heap of a thread, MiB; its buffers lie outside. */
-const HEAP_MIB = 48
-const YOUNG_MIB = 4
-
-interface Thread {
-  ask(request: ToIntake): Promise<NarCopied | Settled>
-  readonly asked: number
-  end(): Promise<void>
-}
-
-function startThread(shared: IntakeShared): Thread {
-  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
-  const worker = new Worker(new URL(`./intake-thread.${extension}`, import.meta.url), {
-    workerData: shared,
-    resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB, maxYoungGenerationSizeMb: YOUNG_MIB },
-  })
-  const waiting = new Map<
-    number,
-    { resolve: (reply: NarCopied | Settled) => void; reject: (error: Error) => void }
-  >()
-  let gone: Error | undefined
-  const onGone = (problem: string): void => {
-    gone ??= new Error(`a copying thread has ended: ${problem}`)
-    for (const { reject } of waiting.values()) reject(gone)
-    waiting.clear()
+/** Gives a whole file its time and its name, on the disk before it has that. */
+async function finishFile(unfinished: string, target: string, time: number): Promise<void> {
+  await mkdir(dirname(target), { recursive: true })
+  const handle = await open(unfinished, 'r+')
+  try {
+    await handle.utimes(time / 1000, time / 1000)
+    await handle.sync()
+  } finally {
+    await handle.close()
   }
-  worker.on('message', ({ id, reply }: FromIntake) => {
-    waiting.get(id)?.resolve(reply)
-    waiting.delete(id)
-  })
-  worker.on('error', error => onGone(problemOf(error)))
-  worker.on('exit', () => onGone('it was stopped'))
-  return {
-    ask: request =>
-      new Promise((resolve, reject) => {
-        if (gone !== undefined) return reject(gone)
-        waiting.set(request.id, { resolve, reject })
-        worker.postMessage(request)
-      }),
-    get asked() {
-      return waiting.size
-    },
-    async end() {
-      const idle = async () => {
-        while (waiting.size > 0) await new Promise(resolve => worker.once('message', resolve))
-      }
-      let timer: NodeJS.Timeout | undefined
-      const late = new Promise(resolve => {
-        timer = setTimeout(resolve, ENDS_WITHIN_MS)
-      })
-      await Promise.race([idle(), late])
-      clearTimeout(timer)
-      await worker.terminate()
-    },
+  await rename(unfinished, target)
+  const folder = await open(dirname(target), 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
   }
 }
 
-/** The intake of a cache directory; only one may be open at a time, beside the cache-dir-writer. */
-export function createCacheIntake({ dir }: { readonly dir: string }): CacheIntake {
-  const shared: IntakeShared = {
+/** Intakes of this process, so that their unfinished files have different names. */
+let intakes = 0
+
+/** An intake of a cache directory, beside the cache-dir-writer and others of its kind. */
+export function createCacheIntake({
+  dir,
+  threads: given,
+}: {
+  readonly dir: string
+  /** Default: its own, which end with it. */
+  readonly threads?: IntakeThreads | undefined
+}): CacheIntake {
+  const threads = given ?? createIntakeThreads()
+  const control: CopyControl = {
     stop: new Int32Array(new SharedArrayBuffer(4)),
-    reading: new Int32Array(new SharedArrayBuffer(4)),
     bytes: new BigInt64Array(new SharedArrayBuffer(8)),
   }
-  let copiers: readonly Thread[] = []
-  let settler: Thread | undefined
   let lastId = 0
+  const underWay = new Set<Promise<unknown>>()
   const unfinishedNars = new Set<string>()
-  const prefix = `${UNFINISHED}${process.pid}-in-`
+  const prefix = `${UNFINISHED}${process.pid}-in${++intakes}-`
+
+  const copyFile = (copy: Omit<NarCopy, 'control'>): Promise<NarCopied> => {
+    const copying = threads.copy({ ...copy, control }).finally(() => underWay.delete(copying))
+    underWay.add(copying)
+    return copying
+  }
 
   const takenOf = (path: IntakePath, copied: NarCopied, unfinished: string | undefined): Taken => {
     if (copied.state !== 'copied') return copied
@@ -159,21 +150,17 @@ export function createCacheIntake({ dir }: { readonly dir: string }): CacheIntak
 
   const inspect = async (path: IntakePath, unfinished: string | undefined): Promise<Taken> => {
     const { info, root, files, vouched } = path
-    const thread = copiers.reduce((a, b) => (b.asked < a.asked ? b : a))
-    const request: NarCopy = {
+    const copied = await copyFile({
       ...{ root, files, target: undefined, compression: info.compression, vouched },
       ...{ narHash: info.narHash.bytes, narSize: info.narSize, storePath: info.storePath },
-    }
-    const copied = (await thread.ask({ op: 'copy', id: ++lastId, copy: request })) as NarCopied
+    })
     return takenOf(path, copied, unfinished)
   }
 
   const copy = async (path: IntakePath, here?: string): Promise<Taken> => {
     const { info, root, files, vouched } = path
-    const thread = copiers.reduce((a, b) => (b.asked < a.asked ? b : a))
-    const id = ++lastId
-    const unfinished = here === undefined ? join(dir, 'nar', `${prefix}${id}`) : undefined
-    const request: NarCopy = {
+    const unfinished = here === undefined ? join(dir, 'nar', `${prefix}${++lastId}`) : undefined
+    const request: Omit<NarCopy, 'control'> = {
       ...{ root: here === undefined ? root : dir, files: here === undefined ? files : [here] },
       ...{ target: unfinished, compression: info.compression, storePath: info.storePath },
       ...{ narHash: info.narHash.bytes, narSize: info.narSize, fileSize: info.fileSize },
@@ -181,39 +168,68 @@ export function createCacheIntake({ dir }: { readonly dir: string }): CacheIntak
       vouched: vouched && info.fileHash?.algorithm === 'sha256',
     }
     if (unfinished !== undefined) unfinishedNars.add(unfinished)
-    const copied = (await thread.ask({ op: 'copy', id, copy: request })) as NarCopied
+    const copied = await copyFile(request)
     if (copied.state !== 'copied' && unfinished !== undefined) unfinishedNars.delete(unfinished)
     return takenOf(path, copied, unfinished)
   }
 
+  const takeFile = async ({ root, file, size, sha256, time }: IntakeFile): Promise<FileTaken> => {
+    const target = join(dir, file)
+    const request: Omit<NarCopy, 'root' | 'target' | 'control'> = {
+      ...{ files: [file], storePath: file, narHash: sha256, narSize: size },
+      ...{ fileHash: sha256, fileSize: size, vouched: true, compression: 'none' },
+    }
+    const found = statSync(target, { throwIfNoEntry: false })
+    if (found?.size === size) {
+      const same = await copyFile({ ...request, root: dir, target: undefined })
+      if (same.state === 'copied') return { state: 'here' }
+    }
+    const unfinished = join(dir, 'nar', `${prefix}${++lastId}`)
+    unfinishedNars.add(unfinished)
+    const copied = await copyFile({ ...request, root, target: unfinished })
+    if (copied.state !== 'copied') {
+      unfinishedNars.delete(unfinished)
+      return copied
+    }
+    try {
+      await finishFile(unfinished, target, time)
+      return { state: 'came' }
+    } catch (error) {
+      await rm(unfinished, { force: true })
+      const full = /^E(?:NOSPC|DQUOT)/.test(problemOf(error))
+      return { state: 'unwritable', problem: problemOf(error), full }
+    } finally {
+      unfinishedNars.delete(unfinished)
+    }
+  }
+
   return {
+    takeFile,
     get bytes() {
-      return Number(Atomics.load(shared.bytes, 0))
+      return Number(Atomics.load(control.bytes, 0))
     },
     async open() {
-      if (settler !== undefined) return
       try {
         await mkdir(join(dir, 'nar'), { recursive: true })
       } catch (error) {
         fail('CACHE_UNWRITABLE', { dir, problem: problemOf(error) }, error)
       }
-      Atomics.store(shared.stop, 0, 0)
-      Atomics.store(shared.bytes, 0, 0n)
-      copiers = Array.from({ length: COPIERS }, () => startThread(shared))
-      settler = startThread(shared)
     },
     stop() {
-      Atomics.store(shared.stop, 0, 1)
+      Atomics.store(control.stop, 0, 1)
     },
     async close() {
-      Atomics.store(shared.stop, 0, 1)
-      const ending = [...copiers, ...(settler === undefined ? [] : [settler])]
-      copiers = []
-      settler = undefined
-      await Promise.all(ending.map(thread => thread.end()))
-      // Nobody asks for these any more, and a thread that hung could not remove its own.
+      Atomics.store(control.stop, 0, 1)
+      let timer: NodeJS.Timeout | undefined
+      const late = new Promise(resolve => {
+        timer = setTimeout(resolve, ENDS_WITHIN_MS)
+      })
+      await Promise.race([Promise.allSettled(underWay), late])
+      clearTimeout(timer)
+      // Nobody asks for these any more, and a thread that hangs cannot remove its own.
       for (const left of unfinishedNars) await rm(left, { force: true })
       unfinishedNars.clear()
+      if (given === undefined) await threads.close()
     },
     async take(path) {
       const here = standing(path)
@@ -230,10 +246,9 @@ export function createCacheIntake({ dir }: { readonly dir: string }): CacheIntak
       await rm(unfinished, { force: true })
     },
     async settle(taken) {
-      const id = ++lastId
       const settlement: Settlement = {
         dir,
-        prefix: `${prefix}${id}-`,
+        prefix: `${prefix}${++lastId}-`,
         nars: taken.flatMap(({ unfinished, narinfo }) =>
           unfinished === undefined ? [] : [{ unfinished, url: narinfo.url }],
         ),
@@ -243,7 +258,7 @@ export function createCacheIntake({ dir }: { readonly dir: string }): CacheIntak
         })),
       }
       for (const { unfinished } of settlement.nars) unfinishedNars.delete(unfinished)
-      return (await settler?.ask({ op: 'settle', id, settlement })) as Settled
+      return threads.settle(settlement)
     },
   }
 }

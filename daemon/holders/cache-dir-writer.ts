@@ -21,6 +21,11 @@ export interface CacheDirWriterOptions {
   readonly compression?: 'zstd' | 'none' | undefined
 }
 
+export interface AddOptions {
+  /** Its references need not be in this cache: somebody else at the site keeps those that are not. */
+  readonly partial?: boolean | undefined
+}
+
 /** What was written. */
 export interface WrittenPath {
   /** The narinfo as it stands in the cache. */
@@ -37,7 +42,7 @@ export interface CacheDirWriter {
    * on the way. Its references must be there. Throws CACHE_INCOMPLETE, CACHE_UNWRITABLE, NAR_MISMATCH, and what the stream
    * throws; then nothing of it is in the cache. Adding a path again writes it anew.
    */
-  add(info: PathInfo, nar: ByteStream): Promise<WrittenPath>
+  add(info: PathInfo, nar: ByteStream, options?: AddOptions): Promise<WrittenPath>
 }
 
 /** Files that are not finished have this before their name; nothing reads them. */
@@ -194,12 +199,12 @@ export function createCacheDirWriter(options: CacheDirWriterOptions): CacheDirWr
       }
     },
     has,
-    async add(info, nar) {
+    async add(info, nar, { partial = false } = {}) {
       try {
         const own = hashPartOf(info.storePath)
         for (const reference of info.references) {
           const part = hashPartOf(reference)
-          if (part !== own && !has(part)) {
+          if (!partial && part !== own && !has(part)) {
             fail('CACHE_INCOMPLETE', { path: info.storePath, reference })
           }
         }

@@ -27,6 +27,7 @@ export interface NarCopy {
   /** Somebody trusted says that the file with that hash is the NAR: it is not unpacked. */
   readonly vouched: boolean
   readonly storePath: string
+  readonly control: CopyControl
 }
 
 /** How a copy came out. `unreadable` is about the source, `unwritable` about the target. */
@@ -36,13 +37,14 @@ export type NarCopied =
   | { readonly state: 'unwritable'; readonly problem: string; readonly full: boolean }
   | { readonly state: 'stopped' }
 
-/** What the threads share. */
-export interface IntakeShared {
+/** What the threads share: 1 while one of them reads, as two readers make a spinning disk seek. */
+export type Reading = Int32Array
+
+/** What those who copy together share. */
+export interface CopyControl {
   /** Set to 1 to stop. */
   readonly stop: Int32Array
-  /** 1 while one of them reads: two readers make a spinning disk seek. */
-  readonly reading: Int32Array
-  /** Bytes read so far, of all of them. */
+  /** Bytes read so far. */
   readonly bytes: BigInt64Array
 }
 
@@ -98,8 +100,8 @@ function writeAll(target: number, bytes: Buffer): void {
 }
 
 /** The chunks of a file or its parts, each hashed and written as it is read. */
-function createPassing(copy: NarCopy, target: number | undefined, shared: IntakeShared) {
-  const { root, files, storePath } = copy
+function createPassing(copy: NarCopy, target: number | undefined, reading: Reading) {
+  const { root, files, storePath, control } = copy
   const sizeMax = copy.fileSize ?? Math.ceil(copy.narSize * PACKED_OVERHEAD) + PACKED_OVERHEAD_BYTES
   const hash = createHash('sha256')
   const buffer = chunkBuffer()
@@ -122,15 +124,15 @@ function createPassing(copy: NarCopy, target: number | undefined, shared: Intake
   return {
     digest: () => ({ fileHash: hash.digest(), fileSize: size }),
     next(): Buffer | undefined {
-      if (Atomics.load(shared.stop, 0) !== 0) throw new Stopped()
-      const count = inTurn(shared.reading, read)
+      if (Atomics.load(control.stop, 0) !== 0) throw new Stopped()
+      const count = inTurn(reading, read)
       if (count === 0) return undefined
       size += count
       if (size > sizeMax) {
         const facts = { path: storePath, field: 'file size', actual: `over ${sizeMax}` }
         fail('NAR_MISMATCH', { ...facts, expected: sizeMax })
       }
-      Atomics.add(shared.bytes, 0, BigInt(count))
+      Atomics.add(control.bytes, 0, BigInt(count))
       const bytes = buffer.subarray(0, count)
       hash.update(bytes)
       if (target !== undefined) writeAll(target, bytes)
@@ -215,12 +217,12 @@ function openTarget(target: string): number {
 }
 
 /** Copies and checks one file; never rejects. What is left at `target` of one that did not come out is for the caller to remove. */
-export async function copyNarFile(copy: NarCopy, shared: IntakeShared): Promise<NarCopied> {
+export async function copyNarFile(copy: NarCopy, reading: Reading): Promise<NarCopied> {
   let target: number | undefined
   let passing: ReturnType<typeof createPassing> | undefined
   try {
     target = copy.target === undefined ? undefined : openTarget(copy.target)
-    passing = createPassing(copy, target, shared)
+    passing = createPassing(copy, target, reading)
     const { next } = passing
     if (!copy.vouched) await checkNar(copy, next)
     while (next() !== undefined);

@@ -1,6 +1,6 @@
 import { rmSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
-import { copyNarFile, type IntakeShared, type NarCopied, type NarCopy } from './intake-file.ts'
+import { copyNarFile, type NarCopied, type NarCopy, type Reading } from './intake-file.ts'
 import { settle, type Settled, type Settlement } from './intake-settle.ts'
 
 /** What a thread of the intake is asked, each with its reply. */
@@ -11,12 +11,12 @@ export type FromIntake = { readonly id: number; readonly reply: NarCopied | Sett
 
 const port = parentPort
 if (port === null) throw new Error('intake-thread is a worker thread')
-const shared = workerData as IntakeShared
+const reading = workerData as Reading
 
 async function answer(message: ToIntake): Promise<NarCopied | Settled> {
   if (message.op === 'settle') return settle(message.settlement)
   const { copy } = message
-  const copied = await copyNarFile(copy, shared)
+  const copied = await copyNarFile(copy, reading)
   if (copied.state !== 'copied' && copy.target !== undefined) rmSync(copy.target, { force: true })
   return copied
 }
