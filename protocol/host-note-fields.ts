@@ -59,6 +59,8 @@ export interface NotedMerge {
   readonly shipment: string
   readonly part: number
   readonly drive?: string | undefined
+  /** Its share of what several merge together has come. */
+  readonly shareDone: boolean
 }
 
 /** What a host tells its site of itself. */
@@ -158,6 +160,7 @@ function readMerge(value: unknown, where: string): NotedMerge {
     shipment: merge.text('shipment', parseShipmentId),
     part: merge.number('part', SHIPMENT_PARTS_MAX, 1),
     ...(drive !== undefined && { drive }),
+    shareDone: merge.flag('shareDone'),
   }
 }
 

@@ -56,6 +56,25 @@ export function* heldParts(file: string, wish: HeldWish): Generator<HashPart> {
   }
 }
 
+/** The hash parts of all that one holder has, as the inventory wrote it down. */
+export function* partsOfHolder(file: string, holderId: string): Generator<HashPart> {
+  const database = connect(file, { readOnly: true })
+  try {
+    const sql = createStatements(database)
+    const holder = sql('holders.numberOf').pluck().get(holderId) as number | undefined
+    for (let after = 0; holder !== undefined;) {
+      const page = { holder, after, limit: PAGE_PATHS }
+      const rows = sql('held.ofHolder').all(page) as Pick<Row, 'id' | 'hash'>[]
+      for (const { hash } of rows) yield encodeNix32(hash) as HashPart
+      const last = rows.at(-1)
+      if (last === undefined) return
+      after = last.id
+    }
+  } finally {
+    database.close()
+  }
+}
+
 function isHeld(row: Row, hashPart: HashPart, { drives, toldOnly, suspects }: HeldWish): boolean {
   if (row.peer === 1 || (row.near === 1 && (row.told === 1 || !toldOnly))) return true
   if (drives && (row.drive === 1 || row.suspect === 1)) return true

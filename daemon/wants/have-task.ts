@@ -1,4 +1,4 @@
-import { heldParts } from '../catalog/held-parts.ts'
+import { heldParts, partsOfHolder } from '../catalog/held-parts.ts'
 import { decodeHaveDigest, encodeHaveDigest } from '../../protocol/have-digest.ts'
 import type { HaveDigestAbout } from '../../protocol/have-digest.ts'
 import type { Sign } from '../../protocol/signed-json.ts'
@@ -8,6 +8,8 @@ import type { HashPart } from '../../protocol/store-path.ts'
 export interface HaveTask {
   /** The catalog. */
   readonly file: string
+  /** Only what this holder has. */
+  readonly holder?: string | undefined
   readonly drives: boolean
   readonly toldOnly: boolean
   /** Hosts with a drive plugged that is not merged, and the digests of what is on it. */
@@ -37,11 +39,15 @@ function onAny(digests: readonly Uint8Array[]): (hashPart: HashPart) => boolean 
 /** Makes a digest, in seconds a million paths and without a rest. Throws HAVE_DIGEST_INVALID, and what SQLite throws. */
 export function makeDigest(task: HaveTask, sign: Sign): MadeDigest {
   const { file, drives, toldOnly, suspects, about } = task
-  const parts = heldParts(file, {
-    drives,
-    toldOnly,
-    suspects: suspects.map(({ key, digests }) => ({ key, onDrives: onAny(digests) })),
-  })
+  const { holder } = task
+  const parts =
+    holder !== undefined
+      ? partsOfHolder(file, holder)
+      : heldParts(file, {
+          drives,
+          toldOnly,
+          suspects: suspects.map(({ key, digests }) => ({ key, onDrives: onAny(digests) })),
+        })
   const digest = encodeHaveDigest(parts, about, sign)
   const { count, root } = decodeHaveDigest(digest)
   return { digest, count, root }

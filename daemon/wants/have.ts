@@ -1,11 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { fail, NarwharfError } from '../../protocol/errors.ts'
 import { HAVE_SALT_BYTES, type MergedShipment } from '../../protocol/have-digest.ts'
 import type { Sign } from '../../protocol/signed-json.ts'
-import { writeWhole } from '../secret-file.ts'
 import { makeDigest, type HaveTask, type MadeDigest } from './have-task.ts'
 import type { FromHave, HaveOrder } from './have-thread.ts'
 
@@ -41,8 +38,10 @@ export interface HaveOptions {
 /** Makes have digests. */
 export interface Have {
   make(options?: { readonly drives?: boolean | undefined }): Promise<MadeHave>
-  /** Writes a new one below `narwharf/have/` of a drive; the name of the file. */
-  writeTo(dir: string): Promise<string>
+  /** A digest of what one holder has, as the inventory wrote it down. */
+  ofHolder(holderId: string): Promise<MadeHave>
+  /** A new one, as a file that travels back on a drive. */
+  travelFile(): Promise<{ readonly file: string; readonly bytes: Buffer }>
 }
 
 /** Whatever a name has that FAT32 and people do not like. */
@@ -76,16 +75,18 @@ function runInThread(task: HaveTask, sign: Sign): Promise<MadeDigest> {
 
 export function createHave(options: HaveOptions): Have {
   const { catalogFile, sign, toldOnly, clock = () => new Date(), thread = true } = options
-  const make: Have['make'] = async ({ drives = false } = {}) => {
-    const site = options.site()
+  const run = async (
+    task: Pick<HaveTask, 'drives' | 'suspects' | 'holder'> & { readonly site: string },
+  ): Promise<MadeHave> => {
+    const { site, ...rest } = task
     const createdAt = clock().toISOString()
-    const salt = randomBytes(HAVE_SALT_BYTES)
-    const about = { site, createdAt, shipments: options.shipments(), salt }
-    const suspects = options.suspects()
+    const shipments = task.holder === undefined ? options.shipments() : []
+    const about = { site, createdAt, shipments, salt: randomBytes(HAVE_SALT_BYTES) }
+    const whole = { file: catalogFile, toldOnly, ...rest, about }
     try {
-      const task = { file: catalogFile, drives, toldOnly, suspects, about }
-      const made = thread ? await runInThread(task, sign) : makeDigest(task, sign)
-      const { digest, count, root } = made
+      const { digest, count, root } = thread
+        ? await runInThread(whole, sign)
+        : makeDigest(whole, sign)
       return { bytes: Buffer.from(digest), site, createdAt, count, root }
     } catch (error) {
       if (error instanceof NarwharfError) throw error
@@ -93,15 +94,15 @@ export function createHave(options: HaveOptions): Have {
       return fail('CATALOG_UNUSABLE', { file: catalogFile, problem }, error)
     }
   }
+  const make: Have['make'] = ({ drives = false } = {}) =>
+    run({ site: options.site(), drives, suspects: options.suspects() })
   return {
     make,
-    async writeTo(dir) {
+    ofHolder: holder => run({ site: options.site(), drives: false, suspects: [], holder }),
+    async travelFile() {
       const { bytes, site, createdAt } = await make()
-      const folder = join(dir, 'narwharf', 'have')
-      await mkdir(folder, { recursive: true })
-      const file = join(folder, `${plain(site)}-${createdAt.slice(0, 19).replaceAll(':', '')}.have`)
-      writeWhole(file, bytes, 0o644)
-      return file
+      const time = createdAt.replace(/\.\d+Z$/, 'Z').replaceAll(':', '-')
+      return { file: `narwharf/have/${plain(site)}-${time}.have`, bytes }
     },
   }
 }

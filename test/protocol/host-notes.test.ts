@@ -44,8 +44,8 @@ const full: HostNote = {
   wants: [want, { ...want, id: '80', kind: 'pattern', text: 'firefox-*', paths: [] }],
   drives: [drive, { id: 'x', name: 'stick', plugged: false, lastSeen: at, paths: 0 }],
   merges: [
-    { shipment: drive.shipment.id, part: 2, drive: 'KERGUELEN-2' },
-    { shipment: 'cd'.repeat(16), part: 1 },
+    { shipment: drive.shipment.id, part: 2, drive: 'KERGUELEN-2', shareDone: true },
+    { shipment: 'cd'.repeat(16), part: 1, shareDone: false },
   ],
   merged: [`${'ab'.repeat(16)}/1`],
 }

@@ -17,3 +17,7 @@ SELECT p.id, p.hash,
     WHERE c.info BETWEEN p.id * 256 AND p.id * 256 + 255
       AND l.holder IN (SELECT value FROM json_each(:suspects))) AS suspect
 FROM paths p WHERE p.id > :after ORDER BY p.id LIMIT :limit
+
+-- name: ofHolder
+SELECT p.id, p.hash FROM holdings h CROSS JOIN paths p ON p.id = h.path
+WHERE h.holder = :holder AND h.path > :after ORDER BY h.path LIMIT :limit

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import t, { type Test } from 'tap'
@@ -104,13 +103,14 @@ t.test('what is in stores and caches of the site, and nothing else', async t => 
   t.same(holds((await have({ suspects }).make()).bytes), [100, 0, 100, 100, 0, 0])
 })
 
-t.test('written to a drive', async t => {
+t.test('as it travels on a drive', async t => {
   const { catalog, have } = await begin(t)
   await index(catalog, PEER, alone([...syntheticPaths(10)]))
-  const dir = tempDir(t, 'drive')
-  const file = await have({ clock: () => new Date('2026-07-25T10:00:00Z') }).writeTo(dir)
-  t.equal(file, join(dir, 'narwharf/have/lab-2026-07-25T100000.have'))
-  t.equal(decodeHaveDigest(readFileSync(file)).count, 10)
+  const { file, bytes } = await have({
+    clock: () => new Date('2026-07-25T10:00:00Z'),
+  }).travelFile()
+  t.equal(file, 'narwharf/have/lab-2026-07-25T10-00-00Z.have')
+  t.equal(decodeHaveDigest(bytes).count, 10)
 })
 
 t.test('a catalog that is not there is said', async t => {
