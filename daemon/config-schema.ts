@@ -109,6 +109,8 @@ export const configSchema = z.strictObject({
         SIZE_WANTED,
       ).prefault('200GiB'),
       keepShipments: z.boolean().default(false),
+      /** What clients get from peers and upstreams is kept; `keepShipments` does so as well. */
+      tee: z.boolean().default(false),
     })
     .prefault({}),
   network: z

@@ -6,7 +6,8 @@ import { fail, isNarwharfError, problemOf } from '../../protocol/errors.ts'
 import { COMPRESSION_EXTENSIONS } from '../../protocol/nar-url.ts'
 import { formatNarinfo } from '../../protocol/narinfo.ts'
 import { encodeNix32 } from '../../protocol/nix32.ts'
-import type { NarInfo, PathInfo } from '../../protocol/path-info.ts'
+import type { Hash } from '../../protocol/hash.ts'
+import type { Compression, NarInfo, PathInfo } from '../../protocol/path-info.ts'
 import { hashPartOf, type HashPart } from '../../protocol/store-path.ts'
 import { createEncoder } from '../compression/encoder.ts'
 import type { ByteStream } from '../workers/byte-stream.ts'
@@ -43,6 +44,15 @@ export interface CacheDirWriter {
    * throws; then nothing of it is in the cache. Adding a path again writes it anew.
    */
   add(info: PathInfo, nar: ByteStream, options?: AddOptions): Promise<WrittenPath>
+  /** A name on the cache's disk for a file that is to be adopted. */
+  nextName(): string
+  /**
+   * Makes a file of that name the NAR file of a path, without copying: whoever gives it has checked it against `info`. Throws
+   * CACHE_UNWRITABLE; the file is gone then.
+   */
+  adopt(info: NarInfo, file: string): Promise<WrittenPath>
+  /** Lets go of such a file. */
+  discard(file: string): Promise<void>
 }
 
 /** Files that are not finished have this before their name; nothing reads them. */
@@ -149,7 +159,7 @@ export function createCacheDirWriter(options: CacheDirWriterOptions): CacheDirWr
     below: string,
     work: (handle: FileHandle) => Promise<void>,
   ): Promise<string> => {
-    const file = join(below, `${UNFINISHED}${process.pid}-${++count}`)
+    const file = nextName(below)
     const handle = await open(file, 'wx', 0o644).catch(unwritable)
     try {
       await work(handle)
@@ -163,6 +173,8 @@ export function createCacheDirWriter(options: CacheDirWriterOptions): CacheDirWr
     return file
   }
 
+  const nextName = (below: string): string => join(below, `${UNFINISHED}${process.pid}-${++count}`)
+
   const writeNar = async (info: PathInfo, nar: ByteStream): Promise<NarInfo> => {
     const compression = wanted === 'zstd' && info.narSize >= PACK_FROM_BYTES ? 'zstd' : 'none'
     let sink: Sink | undefined
@@ -173,11 +185,14 @@ export function createCacheDirWriter(options: CacheDirWriterOptions): CacheDirWr
     })
     if (sink === undefined) return unwritable('nothing was written')
     const fileHash = { algorithm: 'sha256', bytes: sink.hash.digest() } as const
-    const url = `nar/${encodeNix32(fileHash.bytes)}.nar${COMPRESSION_EXTENSIONS[compression]}`
+    const url = narUrl(fileHash, compression)
     await rename(file, join(dir, url))
     await syncDir(narDir)
     return { ...info, url, compression, fileHash, fileSize: sink.size }
   }
+
+  const narUrl = (fileHash: Hash, compression: Compression): string =>
+    `nar/${encodeNix32(fileHash.bytes)}.nar${COMPRESSION_EXTENSIONS[compression]}`
 
   const writeNarinfo = async (narinfo: NarInfo): Promise<void> => {
     const file = await writeUnfinished(dir, handle => handle.writeFile(formatNarinfo(narinfo)))
@@ -218,6 +233,29 @@ export function createCacheDirWriter(options: CacheDirWriterOptions): CacheDirWr
         throw error
       } finally {
         nar.destroy()
+      }
+    },
+    nextName: () => nextName(narDir),
+    discard: file => rm(file, { force: true }),
+    async adopt(info, file) {
+      try {
+        const { fileHash = fail('CACHE_UNWRITABLE', { dir, problem: 'a file without hash' }) } =
+          info
+        const handle = await open(file, 'r+')
+        try {
+          await handle.chmod(0o644)
+          await handle.sync()
+        } finally {
+          await handle.close()
+        }
+        const narinfo = { ...info, url: narUrl(fileHash, info.compression) }
+        await rename(file, join(dir, narinfo.url))
+        await syncDir(narDir)
+        await writeNarinfo(narinfo)
+        return { narinfo }
+      } catch (error) {
+        await rm(file, { force: true })
+        return isNarwharfError(error) ? Promise.reject(error) : unwritable(error)
       }
     },
   }

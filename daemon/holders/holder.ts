@@ -74,6 +74,16 @@ export interface HolderFollower {
 /** A listing, log or debug file: small text or bytes held in memory. */
 export type SmallFile = Buffer
 
+/** A NAR that came from afar and is still here. */
+export interface KeptNar {
+  readonly compression: Compression
+  /** Undefined where the file is not what it should be, though the NAR is. */
+  readonly fileHash: Hash | undefined
+  readonly fileSize: number | undefined
+  /** Gives its file a second name, which stands from then on by itself; false where it has no file, or on another disk. */
+  link(to: string): Promise<boolean>
+}
+
 /**
  * Anything that can give a path's NAR. Few verbs, one contract, one conformance suite (test/daemon/holders/conformance.ts).
  *
@@ -131,6 +141,12 @@ export interface Holder {
    * counts compressed bytes. Only where making NARs is what the holder does anyway (a live store).
    */
   openZstd?(holding: Holding, range?: ByteRange): ByteStream
+
+  /**
+   * Where bytes come from afar: the whole NAR as it lies on this machine since it came and was found right, so that `openNar`
+   * needs no network; undefined when it is not, or no longer.
+   */
+  kept?(holding: Holding): KeptNar | undefined
 
   /** Reads the whole NAR once, strictly, in constant memory. `signal` stops it early (then it rejects with AbortError). */
   verify(holding: Holding, signal?: AbortSignal): Promise<Verification>

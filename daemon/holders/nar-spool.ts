@@ -33,6 +33,8 @@ export interface NarSpool {
   whole(nar: SpoolNar, source: SpoolSource, signal?: AbortSignal): Promise<void>
   /** Its bytes as they come. Throws PEER_LIED when the whole is wrong: what was given before is to be thrown away. */
   read(nar: SpoolNar, source: SpoolSource, range?: ByteRange): ByteStream
+  /** A NAR that is whole, right and still here; `link` gives its file a second name, where it has one. */
+  kept(nar: SpoolNar): { link(to: string): Promise<boolean> } | undefined
   /** Transfers under way from that source. */
   running(sourceId: string): number
 }
@@ -47,6 +49,8 @@ export interface NarSpoolOptions {
   /** How long what nobody waits for is kept, so that a client that comes back goes on; default 60 s. */
   readonly keepMs?: number | undefined
   readonly freeBytes?: ((dir: string) => Promise<number>) | undefined
+  /** Files keep their names, so that what came can be linked elsewhere. Default: no. */
+  readonly named?: boolean | undefined
   /** See spool-pieces.ts. */
   readonly partLeastBytes?: number | undefined
   /** See spool-helpers.ts. */
@@ -128,7 +132,7 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
       transfer.kind = 'file'
       if ((await free(dir)) - promised - narSize >= reserveBytes) {
         try {
-          return await createFileStorage(dir, `${process.pid}-${++count}`)
+          return await createFileStorage(dir, `${process.pid}-${++count}`, options.named)
         } catch {
           // A full or broken disk must not keep a host from its peers.
         }
@@ -354,6 +358,16 @@ export function createNarSpool(options: NarSpoolOptions): NarSpool {
           iterator.return().catch(() => undefined)
         },
       }
+    },
+    kept(nar) {
+      const id = idOf(nar)
+      for (const one of all) {
+        if (one.state !== 'good' || one.kind === 'window' || one.nar.narSize !== nar.narSize)
+          continue
+        if (idOf(one.nar) !== id) continue
+        return { link: async to => (await (await one.storage).link?.(to)) ?? false }
+      }
+      return undefined
     },
     running: sourceId => [...all].filter(one => one.runs(sourceId)).length,
   }

@@ -237,6 +237,11 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
     isCurrent,
     openNar,
     verify,
+    kept(holding) {
+      const { narHash, narSize } = holding.info
+      const here = spool.kept(holding.info)
+      return here && { ...here, compression: 'none', fileHash: narHash, fileSize: narSize }
+    },
     ...createPeerExtras({
       key,
       get: path => transport.request(key, options.addresses(), { path }),

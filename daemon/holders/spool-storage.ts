@@ -1,5 +1,5 @@
 import { close, open, read, write } from 'node:fs'
-import { statfs, unlink } from 'node:fs/promises'
+import { link, statfs, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 
@@ -16,6 +16,8 @@ export interface SpoolStorage {
   append(chunk: Buffer): Promise<void>
   /** Copies bytes from `at` on into `out`, at least one, and resolves to their number; they have arrived and not passed by. */
   read(at: number, out: Buffer): Promise<number>
+  /** Only where the bytes lie in a file with a name: gives it a second one. False where that cannot be. */
+  link?(to: string): Promise<boolean>
   /** Safe to call twice; nothing is read or added any more. */
   close(): Promise<void>
 }
@@ -37,11 +39,18 @@ const readAt = (fd: number, out: Buffer, position: number): Promise<number> =>
     )
   })
 
-/** A file in that directory which has no name any more: it goes with the process, however that ends. */
-export async function createFileStorage(dir: string, name: string): Promise<SpoolStorage> {
+/**
+ * A file in that directory which has no name any more: it goes with the process, however that ends. `named`: it keeps its name
+ * until it is closed, so that it can be given another.
+ */
+export async function createFileStorage(
+  dir: string,
+  name: string,
+  named = false,
+): Promise<SpoolStorage> {
   const path = join(dir, name)
   const fd = await openFile(path, 'wx+', 0o600)
-  await unlink(path)
+  if (!named) await unlink(path)
   let length = 0
   let users = 0
   let closing = false
@@ -75,9 +84,19 @@ export async function createFileStorage(dir: string, name: string): Promise<Spoo
       }),
     put: (at, chunk) => use(() => writeAll(at, chunk)),
     read: (at, out) => use(() => readAt(fd, out, at)),
+    ...(named && {
+      link: (to: string) =>
+        use(() =>
+          link(path, to).then(
+            () => true,
+            () => false,
+          ),
+        ),
+    }),
     close() {
       if (!closing) {
         closing = true
+        if (named) unlink(path).catch(() => undefined)
         closeUnused()
       }
       return closed

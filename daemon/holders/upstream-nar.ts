@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { link } from 'node:fs/promises'
 import { isNarwharfError } from '../../protocol/errors.ts'
 import type { NarInfo } from '../../protocol/path-info.ts'
 import { hashPartOf, type HashPart } from '../../protocol/store-path.ts'
@@ -6,7 +7,7 @@ import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
 import { followGrowth, waitWhole } from '../workers/growth.ts'
 import type { NarPool } from '../workers/nar-pool.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
-import type { Holding, Verification } from './holder.ts'
+import type { Holding, KeptNar, Verification } from './holder.ts'
 import { orAbsent } from './small-file.ts'
 import type { DownloadLease, Downloads } from './upstream-downloads.ts'
 import type { FetchReply, FetchRequest } from './upstream-transport.ts'
@@ -66,6 +67,7 @@ export interface UpstreamNars {
   openNar(holding: Holding, range?: ByteRange): ByteStream
   openFile(holding: Holding, range?: ByteRange): ByteStream
   verify(holding: Holding, signal?: AbortSignal): Promise<Verification>
+  kept(holding: Holding): KeptNar | undefined
   /** A listing made from the NAR, where it is here or small. */
   madeListing(holding: Holding): Promise<Buffer | undefined>
   /** What was said is no longer believed, and the bytes go. */
@@ -245,6 +247,26 @@ export function createUpstreamNars(options: UpstreamNarsOptions): UpstreamNars {
         return { problem }
       } finally {
         leaseOf.release()
+      }
+    },
+    kept(holding) {
+      if (!stands(holding) || !isHere(holding)) return undefined
+      // What was found wrong about the file meanwhile is known of the newest holding.
+      const { info } = originOf(holding) as Origin
+      const { compression, fileHash, fileSize } = holdingOf(info)
+      return {
+        ...{ compression, fileHash, fileSize },
+        async link(to) {
+          const leaseOf = lease(holding)
+          try {
+            return await link(leaseOf.file, to).then(
+              () => true,
+              () => false,
+            )
+          } finally {
+            leaseOf.release()
+          }
+        },
       }
     },
     madeListing: holding =>

@@ -279,6 +279,7 @@ export function createUpstreamHolder(options: UpstreamOptions): UpstreamHolder {
     openNar: nars.openNar,
     openFile: nars.openFile,
     verify: nars.verify,
+    kept: nars.kept,
     ...createUpstreamExtras({
       clock,
       absentMs: narinfoTimes.absentMs,

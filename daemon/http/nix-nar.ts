@@ -85,6 +85,7 @@ export async function serveNar(
   const reply = await substitution.nar(url, audience, {
     resuming: /^bytes=0*[1-9]/.test(wanted ?? ''),
     probe: head,
+    keep: audience.peer !== true,
     // A peer checks what it gets, so it need not wait until the check here is done.
     startGateMs: audience.peer === true ? PEER_GATE_MS : undefined,
   })

@@ -183,6 +183,7 @@ async function* fallThrough(
   range: { readonly start: number; readonly end: number },
   track: (source: ByteStream | undefined, chunk?: Buffer) => void,
   isOver: () => boolean,
+  onWhole: PrepareOptions['onWhole'],
 ): AsyncGenerator<Buffer, void, undefined> {
   let at = range.start
   let lastError: unknown
@@ -219,6 +220,7 @@ async function* fallThrough(
       verdict ??= await lease.verdict
       if (verdict === 'good') {
         if (held !== undefined) yield held
+        onWhole?.(candidate)
         return
       }
     } catch (error) {
@@ -261,6 +263,10 @@ export interface PrepareOptions {
   /** Only the headers are wanted: nothing is read, the reply cannot be opened. */
   readonly probe?: boolean | undefined
   readonly startGateMs?: number | undefined
+  /** For a client: what comes from afar may be kept in this host's cache. */
+  readonly keep?: boolean | undefined
+  /** Told whose bytes they were in the end, when all went out and the whole was right. */
+  readonly onWhole?: ((candidate: Candidate) => void) | undefined
 }
 
 /**
@@ -314,7 +320,16 @@ export async function prepareNar(
         current = source
         if (source !== undefined && chunk !== undefined) origin.set(chunk, source)
       }
-      const chunks = fallThrough(how, begin, verdicts, startGateMs, range, track, () => over)
+      const chunks = fallThrough(
+        how,
+        begin,
+        verdicts,
+        startGateMs,
+        range,
+        track,
+        () => over,
+        options.onWhole,
+      )
       return {
         [Symbol.asyncIterator]: () => chunks,
         recycle: chunk => origin.get(chunk)?.recycle(chunk),

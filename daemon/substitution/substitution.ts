@@ -42,6 +42,8 @@ export interface SubstitutionOptions {
   /** Default: all. */
   readonly withPeers?: LanSharing | undefined
   readonly liveCompression: LiveCompression
+  /** Told of what came from afar and went out whole and right, where it may be kept. */
+  readonly delivered?: ((candidate: Candidate) => void) | undefined
   /** `trust.members`: whether what only peers can say counts. Default: no. */
   readonly trustMembers?: boolean | undefined
   /** How long a peer that went away in the middle of a NAR is waited for, ms; default {@link RETURN_WAIT_MS}. */
@@ -101,6 +103,8 @@ export interface Substitution extends Sharing {
 
 /** Whether only this host's own holders are asked: what comes from others reaches the asker by itself. */
 const isNear = (audience: Audience) => audience.peer === true || audience.nearOnly === true
+
+const isFar = ({ holder }: Candidate) => holder.kind === 'peer' || holder.kind === 'upstream'
 
 const audienceKey = (audience: Audience) =>
   (audience.loopback ? 1 : 0) + (audience.legacy ? 2 : 0) + (isNear(audience) ? 4 : 0)
@@ -315,8 +319,12 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
     },
     candidates: async (hashPart, audience) => find(hashPart, audience),
     async nar(url, audience, prepare) {
+      const onWhole = (candidate: Candidate): void => {
+        prepare.onWhole?.(candidate)
+        if (prepare.keep === true && isFar(candidate)) options.delivered?.(candidate)
+      }
       const attempt = async () =>
-        prepareNar(url, await find(url.hashPart, audience), verdicts, prepare)
+        prepareNar(url, await find(url.hashPart, audience), verdicts, { ...prepare, onWhole })
       const reply = await attempt()
       if (reply !== undefined || isNear(audience) || prepare.probe === true) return reply
       return untilReturned({

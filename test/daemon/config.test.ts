@@ -29,6 +29,7 @@ t.test('every default, embedded', async t => {
       extraDirs: [],
       maxSize: 200 * 2 ** 30,
       keepShipments: false,
+      tee: false,
     },
     network: { port: 6280, mdns: true, interfaces: [], peers: [], nixServe: true },
     share: { withPeers: 'all', withLan: 'signed', deny: [] },

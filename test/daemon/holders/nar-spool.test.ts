@@ -1,4 +1,6 @@
 import { randomBytes } from 'node:crypto'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { createNarSpool } from '../../../daemon/holders/nar-spool.ts'
@@ -146,6 +148,22 @@ t.test('one of two lies: it is found out which', async t => {
     await spool.whole(info, honest)
     t.ok((await read(honest)).equals(nar), 'the other gives it by itself')
   }
+})
+
+t.test('what came can be given a second name', async t => {
+  const dir = tempDir(t, 'spool')
+  const spool = createNarSpool({ dir, reserveBytes: 0, named: true })
+  await spool.open()
+  const source = makeSource('a', [], { turn: async () => undefined })
+  t.equal(spool.kept(info), undefined, 'not before it is there')
+  await spool.whole(info, source)
+  const to = join(tempDir(t, 'cache'), 'kept')
+  t.equal(await spool.kept(info)?.link(join(dir, 'no', 'such')), false, 'where it cannot be')
+  t.equal(await spool.kept(info)?.link(to), true)
+  await spool.close()
+  t.ok(readFileSync(to).equals(nar))
+  while (readdirSync(dir).length > 0) await sleep(5)
+  t.pass('its own name goes')
 })
 
 t.test('pieces', async t => {
