@@ -139,7 +139,20 @@ export function decodeFiles(
     const split = (code & SPLIT) === 0 ? undefined : next(parts)
     if (split !== undefined && split < 2) invalid(`split into ${split}`)
     return {
-      info: { ...info, url, compression, fileHash, fileSize },
+      // Named one by one: a spread takes longer than all the rest here.
+      info: {
+        storePath: info.storePath,
+        narHash: info.narHash,
+        narSize: info.narSize,
+        references: info.references,
+        ca: info.ca,
+        signatures: info.signatures,
+        deriver: info.deriver,
+        url,
+        compression,
+        fileHash,
+        fileSize,
+      },
       builtHere,
       parts: split,
     }
