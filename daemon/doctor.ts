@@ -31,7 +31,17 @@ function checkClock(now: Date): Finding {
   }
 }
 
+function checkDrive({ id, title = id, up, problem }: HolderStatus): Finding {
+  if (up) return ok('drive', `${title} can be read`)
+  return {
+    ...{ name: 'drive', level: 'warning' },
+    what: `${title} cannot be read: ${problem ?? 'unknown reason'}`,
+    mend: 'narwharf drives   # then unplug it and plug it again, or check it with fsck',
+  }
+}
+
 function checkHolder(holder: HolderStatus, config: Config): Finding {
+  if (holder.kind === 'drive') return checkDrive(holder)
   const name = holder.kind === 'nix-store' ? 'database-access' : 'cache-directory'
   if (holder.up) return ok(name, `${holder.id} can be read`)
   return {

@@ -24,6 +24,8 @@ export interface StatusReply {
 
 export interface HolderStatus {
   readonly id: string
+  /** What people call it, where that is not its id. */
+  readonly title?: string
   readonly kind: 'nix-store' | 'cache-dir' | 'drive' | 'peer' | 'upstream'
   readonly up: boolean
   /** Why it is down, when it is. */

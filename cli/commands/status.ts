@@ -8,7 +8,7 @@ import { formatTable } from '../table.ts'
 const UNKNOWN = '-'
 
 const holderRow = (holder: HolderStatus): string[] => [
-  printable(holder.id),
+  printable(holder.title ?? holder.id),
   holder.up ? 'up' : 'down',
   holder.paths === undefined ? UNKNOWN : formatCount(holder.paths),
   holder.narBytes === undefined ? UNKNOWN : formatSize(holder.narBytes),

@@ -114,9 +114,9 @@ export function createDrives(options: DrivesOptions): DrivesRoom {
         for (let n = 2; ; n++) if (!taken(`${id}~${n}`)) return `${id}~${n}`
       },
       nameOf: book.nameOf,
-      makeHolder: (driveId, dir, { shipment }) =>
+      makeHolder: ({ id: driveId, name, dir, contents: { shipment } }) =>
         createDriveHolder({
-          ...{ driveId, dir, events, pool: options.pool, expectedStoreDir: options.storeDir },
+          ...{ driveId, name, dir, events, pool: options.pool, expectedStoreDir: options.storeDir },
           index:
             shipment?.signedBy === undefined
               ? undefined

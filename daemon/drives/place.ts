@@ -1,7 +1,7 @@
 import { basename, join } from 'node:path'
 import { createDriveFiles, type DriveFiles } from '../holders/drive-files.ts'
 import type { DriveHolder } from '../holders/drive.ts'
-import type { Drive, DriveContents } from './drive.ts'
+import type { Drive } from './drive.ts'
 import type { DriveIdentity } from './identity.ts'
 import type { Mount } from './mount-table.ts'
 import { lookOver, recognise, type Found, type FoundPlace } from './recognise.ts'
@@ -17,7 +17,7 @@ export interface PlaceParts {
   /** No two places that are there have one id: a drive may have been copied bit by bit. */
   uniqueId(id: string): string
   nameOf(id: string, wish: string): string
-  makeHolder(driveId: string, dir: string, contents: DriveContents): DriveHolder
+  makeHolder(drive: Pick<Drive, 'id' | 'name' | 'dir' | 'contents'>): DriveHolder
   /** A drive is there, is another than it was, or is not there any more. */
   onCame(drive: Drive): void
   onChanged(drive: Drive): void
@@ -66,15 +66,14 @@ export function openPlace(parts: PlaceParts): Place {
     const id = folder === '' ? base : `${base}/${folder}`
     const last = basename(mount.mountPoint)
     const whole = label ?? contents.shipment?.manifest.name ?? last
-    const isOnly = folder === ''
+    const name = parts.nameOf(id, folder === '' ? whole : `${whole}/${folder}`)
     const dir = folder === '' ? mount.mountPoint : join(mount.mountPoint, folder)
     return {
-      ...{ id, label, dir, adopted, contents, problems },
-      name: parts.nameOf(id, isOnly ? whole : `${whole}/${folder}`),
+      ...{ id, name, label, dir, adopted, contents, problems },
       mountPoint: mount.mountPoint,
       fsType: mount.fsType,
       readOnly: mount.readOnly,
-      holder: contents.cache ? parts.makeHolder(id, dir, contents) : undefined,
+      holder: contents.cache ? parts.makeHolder({ id, name, dir, contents }) : undefined,
     }
   }
 

@@ -44,6 +44,8 @@ export interface DriveHolder extends Holder {
 export interface DriveHolderOptions {
   /** Of the drive: the holder is `drive:<id>`. */
   readonly driveId: string
+  /** What people call it. */
+  readonly name?: string | undefined
   /** Where the cache stands. */
   readonly dir: string
   readonly pool: NarPool
@@ -176,6 +178,7 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
   return {
     id,
     kind: 'drive',
+    title: options.name === undefined ? undefined : `drive ${options.name}`,
     get storeDir() {
       return info.storeDir
     },

@@ -131,10 +131,11 @@ export function createInventory(options: InventoryOptions): Inventory {
 }
 
 function statusOf(scanner: Scanner): HolderStatus {
-  const { id, kind, storeDir } = scanner.holder
+  const { id, kind, storeDir, title } = scanner.holder
   const { up, problem, paths, narBytes, inventoryAt } = scanner.state()
   return {
     id,
+    ...(title === undefined ? {} : { title }),
     kind,
     up,
     storeDir,
