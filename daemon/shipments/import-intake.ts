@@ -9,7 +9,7 @@ import type { PathInfo } from '../../protocol/path-info.ts'
 import { hashPartOf } from '../../protocol/store-path.ts'
 import { UNFINISHED } from '../holders/cache-dir-writer.ts'
 import type { Settled } from '../holders/intake-settle.ts'
-import type { FromImport, ImportPlace, ReadReply, ToImport } from './import-thread.ts'
+import type { FromImport, ImportPlace, ReadReply, ToImport } from './import-desk.ts'
 import type { UnpackedPath } from './import-unpack.ts'
 
 /** A path that was judged and shall stand in the cache. */
@@ -39,7 +39,14 @@ const YOUNG_MIB = 4
 
 let imports = 0
 
-function startThread(place: ImportPlace) {
+/** Where the work is done: its answers come in the order of the questions. */
+export interface ImportThread {
+  ask(message: ToImport): Promise<FromImport>
+  end(): Promise<unknown>
+}
+
+/** Starts a thread for one import. */
+export function startImportThread(place: ImportPlace): ImportThread {
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
   const worker = new Worker(new URL(`./import-thread.${extension}`, import.meta.url), {
     workerData: place,
@@ -55,7 +62,7 @@ function startThread(place: ImportPlace) {
   worker.on('error', error => onGone(problemOf(error)))
   worker.on('exit', () => onGone('it was stopped'))
   return {
-    ask: (message: ToImport): Promise<FromImport> =>
+    ask: message =>
       new Promise((resolve, reject) => {
         if (gone !== undefined) return reject(gone)
         waiting.push({ resolve, reject })
@@ -76,7 +83,11 @@ async function removeLeft(dirs: readonly string[], prefix: string): Promise<void
 }
 
 /** Starts the intake of one import into a cache directory, beside its other writers. `read` hands over the bytes: they are its own then. */
-export function startImportIntake(dir: string, storeDir: string): ImportIntake {
+export function startImportIntake(
+  dir: string,
+  storeDir: string,
+  startThread: (place: ImportPlace) => ImportThread = startImportThread,
+): ImportIntake {
   const prefix = `${UNFINISHED}${process.pid}-import-${++imports}-`
   const narDir = join(dir, 'nar')
   const thread = startThread({ narDir, prefix, storeDir })

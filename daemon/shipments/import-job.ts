@@ -1,6 +1,6 @@
 import type { ImportEvent, ImportTotals } from '../../protocol/api-archives.ts'
 import type { JobHandle, JobOutcome, Jobs } from '../jobs/jobs.ts'
-import type { ImportStep, ImportWish } from './import.ts'
+import type { ImportStep, ImportWish } from './import-run.ts'
 
 /** An archive that somebody sends. */
 export interface SentArchive {

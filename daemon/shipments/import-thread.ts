@@ -1,83 +1,9 @@
-import { rmSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
-import { isNarwharfError, problemOf, type ErrorData } from '../../protocol/errors.ts'
-import { settle, type Settled, type Settlement } from '../holders/intake-settle.ts'
-import { SpoolError, createUnpacker, type UnpackedPath } from './import-unpack.ts'
+import { createImportDesk, type ImportPlace, type ToImport } from './import-desk.ts'
 
-// The thread of one import: the bytes of the archive come in, whole paths go out, and what was judged gets its name. Questions
-// are answered one after the other, in their order.
-
-/** Where the thread works. */
-export interface ImportPlace {
-  /** The cache's directory of NARs. */
-  readonly narDir: string
-  /** Begins the names of its files; this import's alone. */
-  readonly prefix: string
-  readonly storeDir: string
-}
-
-/** What it is asked. */
-export type ToImport =
-  /** The next bytes; none: no more come. */
-  | { readonly op: 'read'; readonly bytes: Uint8Array | undefined }
-  | { readonly op: 'settle'; readonly settlement: Settlement }
-  | { readonly op: 'drop'; readonly files: readonly string[] }
-  /** Removes what it has begun. */
-  | { readonly op: 'close' }
-
-/** Why no more can be read. */
-export interface ReadProblem {
-  /** `archive`: EXPORT_INVALID with these facts. `disk`: the cache cannot be written. */
-  readonly about: 'archive' | 'disk' | 'itself'
-  readonly problem: string
-  readonly data?: ErrorData | undefined
-}
-
-/** What came of a `read`: paths before the problem are whole. */
-export interface ReadReply {
-  readonly paths: readonly UnpackedPath[]
-  readonly problem?: ReadProblem | undefined
-}
-
-export type FromImport = ReadReply | Settled | undefined
+// The thread of one import, where hashing, packing and the disk keep nobody waiting.
 
 const port = parentPort
 if (port === null) throw new Error('import-thread is a worker thread')
-const { narDir, prefix, storeDir } = workerData as ImportPlace
-const unpacker = createUnpacker(narDir, prefix, storeDir)
-
-function describe(error: unknown): ReadProblem {
-  const problem = problemOf(error)
-  if (error instanceof SpoolError) return { about: 'disk', problem }
-  return isNarwharfError(error, 'EXPORT_INVALID')
-    ? { about: 'archive', problem, data: error.data }
-    : { about: 'itself', problem }
-}
-
-function read(bytes: Uint8Array | undefined): ReadReply {
-  let problem: ReadProblem | undefined
-  try {
-    if (bytes === undefined) unpacker.end()
-    else unpacker.write(bytes)
-  } catch (error) {
-    problem = describe(error)
-  }
-  return { paths: unpacker.take(), problem }
-}
-
-function answer(message: ToImport): FromImport {
-  switch (message.op) {
-    case 'read':
-      return read(message.bytes)
-    case 'settle':
-      return settle(message.settlement)
-    case 'drop':
-      for (const file of message.files) rmSync(file, { force: true })
-      return undefined
-    case 'close':
-      unpacker.close()
-      return undefined
-  }
-}
-
+const answer = createImportDesk(workerData as ImportPlace)
 port.on('message', (message: ToImport) => port.postMessage(answer(message)))

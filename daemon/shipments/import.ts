@@ -1,125 +1,19 @@
-import { openSync } from 'node:fs'
-import type { ImportEvent, ImportProof, ImportTotals } from '../../protocol/api-archives.ts'
-import { fail } from '../../protocol/errors.ts'
-import type { SignatureBook } from '../../protocol/export-signatures.ts'
-import { sameHash } from '../../protocol/hash.ts'
-import type { PathInfo } from '../../protocol/path-info.ts'
-import { baseNameOf, hashPartOf, type HashPart } from '../../protocol/store-path.ts'
-import type { Holder } from '../holders/holder.ts'
-import type { Substitution } from '../substitution/substitution.ts'
-import type { TrustRoom } from '../trust/trust-room.ts'
-import type { ByteStream } from '../workers/byte-stream.ts'
-import { createFileStream } from '../workers/file-stream.ts'
-import type { NarPool } from '../workers/nar-pool.ts'
-import { startImportIntake, type AcceptedPath, type ImportIntake } from './import-intake.ts'
-import { createJudge, type Judgement, type Vouching } from './import-judge.ts'
-import type { ReadProblem, ReadReply } from './import-thread.ts'
-import type { UnpackedPath } from './import-unpack.ts'
+import { inPieces } from './import-pieces.ts'
+import type { ReadReply } from './import-desk.ts'
+import { startImportIntake } from './import-intake.ts'
+import {
+  createImportRun,
+  type ImportOptions,
+  type ImportStep,
+  type ImportWish,
+} from './import-run.ts'
 
 // Takes an archive of `nix-store --export` into the cache: what is signed, proves itself, is known to be the same or is
-// vouched for. One pass, constant memory: the NAR that is being read lies on the cache's disk, and one piece of the archive in memory.
-
-export interface ImportOptions {
-  /** The cache that it goes into, as the holder that is offered. */
-  readonly cache: Holder
-  readonly cacheDir: string
-  /** Whether it has a narinfo of that path. */
-  readonly has: (hashPart: HashPart) => boolean
-  readonly trust: Pick<TrustRoom, 'judge' | 'sign'>
-  readonly substitution: Pick<Substitution, 'candidates' | 'holders'>
-  readonly pool: Pick<NarPool, 'decompress'>
-  readonly storeDir: string
-}
-
-/** What is asked of an import. */
-export interface ImportWish {
-  /** What the archive has no place for; hearsay. */
-  readonly signatures: SignatureBook
-  /** What the operator vouches for. */
-  readonly trust: Vouching
-}
-
-/** What an import says; http adds the rest. */
-export type ImportStep = Exclude<ImportEvent, { event: 'start' | 'failed' }>
-
-/** Bytes of the archive that are looked at together. */
-const PIECE_BYTES = 1024 * 1024
-
-/** Paths judged at once: a question to an upstream takes a second, and a piece may have hundreds of small paths. */
-const JUDGED_AT_ONCE = 16
-
-/** What is accepted waits for so many others, so many bytes or so long until it is made to stand: each time costs a few syncs of the disk. */
-const SETTLED_AT_PATHS = 100
-const SETTLED_AT_BYTES = 64 * 1024 * 1024
-const SETTLED_AFTER_MS = 2000
+// vouched for. One pass, constant memory: the NAR that is being read lies on the cache's disk, and a piece or two of the
+// archive in memory.
 
 /** How often progress is told, ms. */
 const TOLD_EVERY_MS = 200
-
-/** Refused paths that are remembered, to say so of what refers to them. */
-const REFUSED_MAX = 100_000
-
-interface Accepted extends AcceptedPath {
-  readonly proof: ImportProof
-}
-
-/** The archive in pieces of one size, each with a buffer of its own, which may be handed over. */
-async function* inPieces(
-  archive: AsyncIterable<Uint8Array>,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<Buffer> {
-  let piece = Buffer.allocUnsafeSlow(PIECE_BYTES)
-  let filled = 0
-  for await (const chunk of untilAborted(archive, signal)) {
-    for (let at = 0; at < chunk.length;) {
-      const part = chunk.subarray(at, at + PIECE_BYTES - filled)
-      piece.set(part, filled)
-      at += part.length
-      filled += part.length
-      if (filled < PIECE_BYTES) continue
-      yield piece
-      piece = Buffer.allocUnsafeSlow(PIECE_BYTES)
-      filled = 0
-    }
-  }
-  if (filled > 0) yield piece.subarray(0, filled)
-}
-
-/** The items of a stream that may hang; throws the signal's reason as soon as it is given. */
-async function* untilAborted<T>(
-  items: AsyncIterable<T>,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<T> {
-  if (signal === undefined) return yield* items
-  signal.throwIfAborted()
-  let stop = () => {}
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(signal.reason as Error)
-    signal.addEventListener('abort', stop)
-  })
-  aborted.catch(() => undefined)
-  const iterator = items[Symbol.asyncIterator]()
-  try {
-    for (;;) {
-      const next = await Promise.race([iterator.next(), aborted])
-      if (next.done === true) return
-      yield next.value
-    }
-  } finally {
-    signal.removeEventListener('abort', stop)
-  }
-}
-
-/** Works on each of a list, a few at a time; results in the list's order. */
-async function mapSome<T, R>(list: readonly T[], work: (one: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = []
-  let next = 0
-  const worker = async () => {
-    for (let at = next++; at < list.length; at = next++) results[at] = await work(list[at] as T)
-  }
-  await Promise.all(Array.from({ length: JUDGED_AT_ONCE }, worker))
-  return results
-}
 
 /** Makes the function: it tells of every path what came of it. Throws EXPORT_INVALID, CACHE_UNWRITABLE, and what the archive's stream throws. */
 export function createImport(options: ImportOptions) {
@@ -136,8 +30,8 @@ async function* importArchive(
   wish: ImportWish,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<ImportStep, void, undefined> {
-  const intake = startImportIntake(options.cacheDir, options.storeDir)
-  const run = createRun(options, wish, intake)
+  const intake = startImportIntake(options.cacheDir, options.storeDir, options.startThread)
+  const run = createImportRun(options, wish, intake)
   let asked: Promise<ReadReply> | undefined
   let bytes = 0
   let told = 0
@@ -164,144 +58,4 @@ async function* importArchive(
   } finally {
     await intake.close()
   }
-}
-
-/** The state of one import: what waits to stand, what was refused. */
-function createRun(options: ImportOptions, wish: ImportWish, intake: ImportIntake) {
-  const { cache, cacheDir, pool, has } = options
-  const judge = createJudge(options)
-  const totals = { accepted: 0, there: 0, refused: 0, narBytes: 0 }
-  const refusedParts = new Set<HashPart>()
-  let waiting: Accepted[] = []
-  let waitingParts = new Set<HashPart>()
-  let waitingBytes = 0
-  let waitingSince = 0
-
-  const infoOf = (unpacked: UnpackedPath): PathInfo => {
-    const { storePath, references, deriver, narSize, narHash } = unpacked
-    const said = wish.signatures.get(hashPartOf(storePath))
-    const { signatures = [], ca } = said?.storePath === storePath ? said : {}
-    const hash = { algorithm: 'sha256', bytes: narHash } as const
-    return { storePath, narHash: hash, narSize, references, deriver, signatures, ca }
-  }
-
-  const openNar = (unpacked: UnpackedPath) => (): ByteStream =>
-    unpacked.compression === 'zstd'
-      ? pool.decompress(unpacked.unfinished, 'zstd')
-      : createFileStream(async () => openSync(unpacked.unfinished, 'r'), {
-          ...{ offset: 0, end: unpacked.narSize },
-        })
-
-  const judgeOne = async (unpacked: UnpackedPath): Promise<Judgement> => {
-    const info = infoOf(unpacked)
-    const judgement = await judge({ info, open: openNar(unpacked) }, wish.trust)
-    if (judgement.accepted) return judgement
-    const said = wish.signatures.get(hashPartOf(info.storePath))
-    if (said === undefined || sameHash(said.narHash, info.narHash)) return judgement
-    const problem = `${judgement.problem}; the side file speaks of another content`
-    return { accepted: false, problem }
-  }
-
-  const isThere = (part: HashPart): boolean => waitingParts.has(part) || has(part)
-
-  /** What it refers to and is not there, as the end of a sentence. */
-  const lacking = ({ storePath, references }: UnpackedPath): string | undefined => {
-    for (const reference of references) {
-      const part = hashPartOf(reference)
-      if (reference === baseNameOf(storePath) || isThere(part)) continue
-      return refusedParts.has(part)
-        ? `it refers to ${reference}, which was refused`
-        : `it refers to ${reference}, which is neither in the cache nor before it in the archive`
-    }
-    return undefined
-  }
-
-  const settle = async function* (): AsyncGenerator<ImportStep, void, undefined> {
-    if (waiting.length === 0) return
-    const now = waiting
-    waiting = []
-    waitingParts = new Set()
-    waitingBytes = 0
-    const settled = await intake.settle(now)
-    for (const { info, proof } of now.slice(0, settled.standing)) {
-      totals.accepted++
-      totals.narBytes += info.narSize
-      yield { event: 'accepted', storePath: info.storePath, narSize: info.narSize, proof }
-    }
-    if (settled.problem !== undefined) {
-      fail('CACHE_UNWRITABLE', { dir: cacheDir, problem: settled.problem })
-    }
-  }
-
-  const refuse = (storePath: PathInfo['storePath'], problem: string): ImportStep => {
-    totals.refused++
-    if (refusedParts.size < REFUSED_MAX) refusedParts.add(hashPartOf(storePath))
-    return { event: 'refused', storePath, problem }
-  }
-
-  const accept = (unpacked: UnpackedPath, info: PathInfo, proof: ImportProof): void => {
-    if (waiting.length === 0) waitingSince = performance.now()
-    waiting.push({ unpacked, info, proof })
-    waitingParts.add(hashPartOf(info.storePath))
-    waitingBytes += unpacked.fileSize
-  }
-
-  /** Decides one path; whether its file may go. */
-  const place = async function* (
-    unpacked: UnpackedPath,
-    first: Judgement | undefined,
-  ): AsyncGenerator<ImportStep, boolean, undefined> {
-    const { storePath, deriver } = unpacked
-    const part = hashPartOf(storePath)
-    if (isThere(part)) {
-      const there =
-        waiting.find(({ info }) => info.storePath === storePath)?.info ??
-        (await cache.find(part))?.info
-      const differs = there !== undefined && !sameHash(there.narHash, infoOf(unpacked).narHash)
-      totals.there++
-      yield { event: 'there', storePath, differs }
-      return true
-    }
-    const lack = lacking(unpacked)
-    let judgement = first ?? (await judgeOne(unpacked))
-    if (!judgement.accepted && deriver !== undefined && waitingParts.has(hashPartOf(deriver))) {
-      // Its derivation came just before it, and may prove it.
-      yield* settle()
-      judgement = await judgeOne(unpacked)
-    }
-    if (!judgement.accepted || lack !== undefined) {
-      yield refuse(storePath, judgement.accepted ? (lack ?? '') : judgement.problem)
-      return true
-    }
-    accept(unpacked, judgement.info, judgement.proof)
-    return false
-  }
-
-  return {
-    totals: (): ImportTotals => ({ ...totals }),
-    settle,
-    /** Decides what a piece of the archive brought. Throws the problem with which it ended. */
-    async *take({ paths, problem }: ReadReply): AsyncGenerator<ImportStep, void, undefined> {
-      const judged = await mapSome(paths, async unpacked =>
-        isThere(hashPartOf(unpacked.storePath)) ? undefined : judgeOne(unpacked),
-      )
-      const dropped: UnpackedPath[] = []
-      for (const [index, unpacked] of paths.entries()) {
-        if (yield* place(unpacked, judged[index])) dropped.push(unpacked)
-      }
-      await intake.drop(dropped)
-      const due =
-        waiting.length >= SETTLED_AT_PATHS ||
-        waitingBytes >= SETTLED_AT_BYTES ||
-        performance.now() - waitingSince > SETTLED_AFTER_MS
-      if (due) yield* settle()
-      if (problem !== undefined) throwProblem(problem, cacheDir)
-    },
-  }
-}
-
-function throwProblem({ about, problem, data }: ReadProblem, dir: string): never {
-  if (about === 'archive') return fail('EXPORT_INVALID', data)
-  if (about === 'disk') return fail('CACHE_UNWRITABLE', { dir, problem })
-  throw new Error(problem)
 }
