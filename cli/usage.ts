@@ -2,6 +2,7 @@
 import type { Command } from './command.ts'
 import { ARCHIVE_COMMANDS } from './usage-archives.ts'
 import { DRIVE_COMMANDS } from './usage-drives.ts'
+import { SHIPMENT_COMMANDS } from './usage-shipments.ts'
 import { SITE_COMMANDS } from './usage-site.ts'
 
 /** One command of `narwharf`. */
@@ -116,6 +117,7 @@ export const COMMANDS: readonly CommandUsage[] = [
     load: async () => (await import('./commands/why-not.ts')).whyNot,
   },
   ...DRIVE_COMMANDS,
+  ...SHIPMENT_COMMANDS,
   ...ARCHIVE_COMMANDS,
   ...SITE_COMMANDS,
   {

@@ -15,6 +15,7 @@ import { createEventBus } from './events.ts'
 import { createCacheDirWriter } from './holders/cache-dir-writer.ts'
 import { createCacheDirHolder } from './holders/cache-dir.ts'
 import type { Holder } from './holders/holder.ts'
+import { createIntakeThreads } from './holders/intake-start.ts'
 import { createHolderList } from './holders/holder-list.ts'
 import { createNixStoreHolder } from './holders/nix-store.ts'
 import { isLoopback } from './http/audience.ts'
@@ -23,15 +24,18 @@ import { createHttp } from './http/server.ts'
 import { createInventory } from './inventory/inventory.ts'
 import { createJobs } from './jobs/jobs.ts'
 import { createLog } from './log.ts'
+import { openMerging } from './merge-rooms.ts'
 import { clearSocket, shareSocket, takeStateDir } from './state-dir.ts'
 import { createPublications } from './publications/publications.ts'
 import { createArchives } from './shipments/archives.ts'
 import { openCacheSpace } from './shipments/merge-space.ts'
+import { openShipping } from './shipment-rooms.ts'
 import { openSite } from './site-rooms.ts'
 import { createFetch } from './substitution/fetch.ts'
 import { createSubstitution } from './substitution/substitution.ts'
 import { createTee } from './substitution/tee.ts'
 import { drivesAway, explainWhyNot } from './substitution/why-not.ts'
+import { openWants } from './want-rooms.ts'
 import { createTrust } from './trust/trust-room.ts'
 import { createNarPool } from './workers/create-nar-pool.ts'
 
@@ -180,9 +184,10 @@ async function openRooms(
   await inventory.open()
   rooms.push('the inventory', () => inventory.close())
 
+  const keys = () => [...config.trust.publicKeys, trust.publicKey, ...site.membership.nixKeys()]
   driveRooms = await openDriveRooms({
     ...{ config, events, log, catalog, pool, holders, push: rooms.push },
-    keys: () => [...config.trust.publicKeys, trust.publicKey, ...site.membership.nixKeys()],
+    keys,
   })
   const { drives } = driveRooms
 
@@ -221,6 +226,9 @@ async function openRooms(
   })
   rooms.push('substitution', () => substitution.close())
 
+  const threads = createIntakeThreads()
+  rooms.push('the copying threads', () => threads.close())
+
   // Opened late, so that closing stops work before the rooms it works with.
   const jobs = createJobs({ rows: catalog.jobs })
   await jobs.open()
@@ -228,9 +236,25 @@ async function openRooms(
 
   const fetch = createFetch({ substitution, target: cacheWriter, storeDir })
 
+  const shipping = openShipping({
+    ...{ config, catalog, pool, trust, holders, substitution, inventory, jobs, drives, fetch },
+    ...{ downloads: upstreams.downloads, keys, threads },
+  })
+
+  const merges = await openMerging({
+    ...{ config, events, catalog, trust, holders, substitution, jobs, drives, threads },
+    ...{ writer: cacheWriter, push: rooms.push, siteName: () => site.membership.siteName },
+  })
+
   const archives = createArchives({
     ...{ holders: staying, trust, substitution, pool, jobs, storeDir },
     ...{ cacheDir: config.cache.dir, writer: cacheWriter },
+  })
+
+  const wants = await openWants({
+    ...{ config, events, log, catalog, pool, trust, holders, inventory, substitution, drives },
+    ...{ members: site.membership, notes: site.notes, presence: site.presence, upstreams },
+    push: rooms.push,
   })
 
   const counters = createCounters()
@@ -244,6 +268,7 @@ async function openRooms(
     ...trust.problems(),
     ...site.problems(),
     ...(driveRooms?.problems() ?? []),
+    ...wants.problems(),
     ...holderStatus()
       .filter(({ up }) => !up)
       .map(({ id, problem }) => ({
@@ -284,7 +309,7 @@ async function openRooms(
     api: {
       status,
       whoHas: async queries => ({
-        results: await Promise.all(queries.map(query => inventory.whoHas(query))),
+        results: wants.withDrives(await Promise.all(queries.map(query => inventory.whoHas(query)))),
       }),
       whyNot: async path => {
         const storePath = parseStorePath(path, storeDir)
@@ -298,7 +323,10 @@ async function openRooms(
         ),
       drives,
       jobs,
+      shipping,
       archives,
+      merging: { merges, jobs },
+      wants,
       site: site.sources,
       peers: site.peers,
       doctor: () => diagnose({ config, holders: holderStatus(), openToLan, now: new Date() }),

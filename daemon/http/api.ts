@@ -13,7 +13,10 @@ import { addArchivesApi, type ArchiveSources } from './api-archives.ts'
 import { addDrivesApi, listDrives, type DrivesSource } from './api-drives.ts'
 import { addFetchApi, type FetchSource } from './api-fetch.ts'
 import { addJobsApi, listJobs, type JobsSource } from './api-jobs.ts'
+import { addShippingApi, type ShippingSource } from './api-shipments.ts'
+import { addMergeApi, type MergeSource } from './api-merge.ts'
 import { addSiteApi, type SiteSources } from './api-site.ts'
+import { addWantsApi, type WantsSource } from './api-wants.ts'
 import { audienceOf } from './audience.ts'
 
 /** What the API answers from: the rooms behind it, as functions. */
@@ -29,10 +32,16 @@ export interface ApiSources {
   readonly fetch?: FetchSource | undefined
   /** Removable file systems. */
   readonly drives?: DrivesSource | undefined
+  /** Merging of drives. */
+  readonly merging?: MergeSource | undefined
   /** Work that takes long. */
   readonly jobs?: JobsSource | undefined
   /** Archives of `nix-store --export`, in and out. */
   readonly archives?: ArchiveSources | undefined
+  /** Packing and checking of shipments. */
+  readonly shipping?: ShippingSource | undefined
+  /** What the site wishes for, has and lacks. */
+  readonly wants?: WantsSource | undefined
   /** Membership of the site. */
   readonly site?: SiteSources | undefined
 }
@@ -83,10 +92,15 @@ export function addApi(
   route('drives', () => listDrives(sources.drives))
   if (sources.drives !== undefined && door === 'control') addDrivesApi(server, sources.drives)
   route('jobs', () => listJobs(sources.jobs))
-  const { site, fetch, jobs, archives } = sources
+  const { site, fetch, jobs, archives, shipping } = sources
+  if (shipping !== undefined && door === 'control') addShippingApi(server, shipping)
   if (archives !== undefined && door === 'control') addArchivesApi(server, archives)
   if (jobs !== undefined && door === 'control') addJobsApi(server, jobs)
+  if (sources.merging !== undefined && door === 'control') addMergeApi(server, sources.merging)
   if (fetch !== undefined && door === 'control') addFetchApi(server, fetch)
+  const { wants } = sources
+  route('wants', () => wants?.list() ?? { wants: [] })
+  if (wants !== undefined && door === 'control') addWantsApi(server, wants)
   if (site !== undefined) {
     route('members', () => site.members())
     if (door === 'control') addSiteApi(server, site)

@@ -3,9 +3,10 @@ import { join } from 'node:path'
 import { formatCacheInfo } from '../../protocol/cache-info.ts'
 import { fail, problemOf } from '../../protocol/errors.ts'
 import type { ShipmentManifest } from '../../protocol/shipment.ts'
-import type { StorePath } from '../../protocol/store-path.ts'
+import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import { createCacheIntake, type CacheIntake } from '../holders/cache-dir-intake.ts'
 import { UNFINISHED } from '../holders/cache-dir-writer.ts'
+import type { IntakeThreads } from '../holders/intake-start.ts'
 import type { JobHandle } from '../jobs/jobs.ts'
 import type { Substitution } from '../substitution/substitution.ts'
 import type { VerdictStore } from '../substitution/verdicts.ts'
@@ -29,6 +30,7 @@ export interface PackParts {
   readonly trust: Trust & Pick<TrustRoom, 'sign'>
   readonly pool: NarPool
   readonly verifications: VerdictStore
+  readonly threads: IntakeThreads
 }
 
 /** A drive that is open for packing. */
@@ -45,7 +47,8 @@ export interface OpenPart {
   /** Removes the paths that are not to stay. */
   removeOthers(keep: ReadonlySet<StorePath>): Promise<number>
   seal(
-    options: Pick<SealOptions, 'packed' | 'isBuiltHere' | 'content' | 'about'> & {
+    options: Pick<SealOptions, 'packed' | 'content' | 'id' | 'about'> & {
+      readonly isBuiltHere: (hashPart: HashPart) => boolean
       readonly extras: readonly ExtraFile[]
       readonly cacheDir: string
       readonly replace: boolean
@@ -132,7 +135,7 @@ export async function openPart({
   signal,
 }: PartOptions): Promise<OpenPart> {
   const { dir } = target
-  const intake: CacheIntake = createCacheIntake({ dir })
+  const intake: CacheIntake = createCacheIntake({ dir, threads: parts.threads })
   await sweepUnfinished(dir)
   const managed = await isManaged(target)
   await intake.open()
@@ -192,7 +195,7 @@ export async function openPart({
         await removeOrphans(target)
         return removed
       },
-      async seal({ extras, cacheDir, replace, ...options }) {
+      async seal({ extras, cacheDir, replace, isBuiltHere, ...options }) {
         target.check()
         const before = await readManifest(dir)
         const isOwn =
@@ -204,6 +207,7 @@ export async function openPart({
         return sealShipment({
           ...options,
           ...{ target, signal, sign: parts.trust.sign, isRight: there.isRight },
+          isBuiltHere: part => isBuiltHere(part) || there.wasBuiltHere(part),
           sections: [
             ...sections,
             ...kept.filter(({ kind, file }) => kind !== 'index' && !renewed.has(file)),

@@ -1,7 +1,7 @@
 import type { ShippedPart } from '../../protocol/api-shipments.ts'
 import { PLAIN_TEXT_MAX_CHARACTERS } from '../../protocol/json-texts.ts'
 import type { ShipmentManifest } from '../../protocol/shipment.ts'
-import type { StorePath } from '../../protocol/store-path.ts'
+import { hashPartOf } from '../../protocol/store-path.ts'
 import type { JobHandle } from '../jobs/jobs.ts'
 import type { ClosureNode } from './pack-closure.ts'
 import type { OpenPart } from './pack-part.ts'
@@ -26,7 +26,8 @@ const depotName = (hostName: string): string =>
     .slice(0, 63) || 'depot'
 
 /** What a part came to, and what is still to be said of the whole. */
-export interface PackedPart extends ShippedPart {
+export interface PackedPart {
+  readonly shipped: ShippedPart
   readonly missing: ReadonlyMap<number, string>
   /** What the drive had no room for although the plan said so. */
   readonly left: readonly number[]
@@ -70,7 +71,7 @@ function createTally(job: JobHandle, planned: readonly ClosureNode[]) {
 
 /** Writes one part and seals it; a single one takes more where things came out smaller than they might have. */
 export async function packPart(work: PartWork, plan: PackPlan): Promise<PackedPart> {
-  const { prepared, part, open, job, signal, parts } = work
+  const { prepared, part, open, job, parts } = work
   let { nodes } = prepared.closure
   const at = (position: number): ClosureNode => nodes[position] as ClosureNode
   let order = [...(plan.parts[parts === 1 ? 0 : part - 1] ?? [])]
@@ -119,12 +120,13 @@ export async function packPart(work: PartWork, plan: PackPlan): Promise<PackedPa
   )
   const whole = packed.filter(position => !absent.has(position)).map(at)
   return {
-    ...{ part, dir: open.target.dir, id: manifest.id, missing, left, positions: packed },
-    ...totals,
-    paths: whole.length,
-    narBytes: sum(whole.map(({ narSize }) => narSize)),
-    fileBytes: sum(whole.map(({ fileBytes }) => fileBytes)),
-    there: tally.counts.there,
+    ...{ missing, left, positions: packed },
+    shipped: {
+      ...{ part, dir: open.target.dir, id: manifest.id },
+      ...{ paths: whole.length, there: tally.counts.there, ...totals },
+      narBytes: sum(whole.map(({ narSize }) => narSize)),
+      fileBytes: sum(whole.map(({ fileBytes }) => fileBytes)),
+    },
   }
 }
 
@@ -138,11 +140,8 @@ async function seal(
   const { nodes } = closure
   const { target } = open
   signal.throwIfAborted()
-  const builtHere = new Set<StorePath>()
-  for (const position of packed) {
-    const node = nodes[position] as ClosureNode
-    if (node.builtHere) builtHere.add(node.storePath)
-  }
+  const partOf = (position: number) => hashPartOf((nodes[position] as ClosureNode).storePath)
+  const builtHere = new Set(packed.filter(position => nodes[position]?.builtHere).map(partOf))
   const before = await readManifest(target.dir)
   const isOwn = before !== undefined && host.trust.sign(before.signedBytes) === before.signature
   const placed = new Set(parts === 1 ? packed : plan.parts.flat())
@@ -152,8 +151,8 @@ async function seal(
   const old = isOwn && parts === 1 && wish.replace !== true ? before.manifest.roots : []
   const [against] = have
   return open.seal({
-    packed: packed.map(position => (nodes[position] as ClosureNode).storePath),
-    isBuiltHere: storePath => builtHere.has(storePath),
+    packed: packed.map(partOf),
+    isBuiltHere: part => builtHere.has(part),
     content: parts === 1 ? undefined : [...placed].map(position => nodes[position] as ClosureNode),
     extras: prepared.extras,
     cacheDir: host.cacheDir,

@@ -44,13 +44,15 @@ export interface SealOptions {
   readonly target: ShipTarget
   readonly sign: Sign
   /** What was packed, in its order: it comes first in the index. */
-  readonly packed: Iterable<StorePath>
+  readonly packed: Iterable<HashPart>
   /** Whether what lies there is what its narinfo says: nothing else gets into the index. */
   readonly isRight: (entry: ShipmentEntry) => Promise<boolean>
   /** Whether this host built it, or vouches for it. */
-  readonly isBuiltHere: (storePath: StorePath) => boolean
+  readonly isBuiltHere: (hashPart: HashPart) => boolean
   /** Content of all parts, where there are several: it makes their common id. */
   readonly content?: Iterable<PathContent> | undefined
+  /** The common id itself, where it is known and the content of the others is not. */
+  readonly id?: string | undefined
   /** Sections beside the index. */
   readonly sections: readonly ShipmentSection[]
   readonly about: Pick<
@@ -99,11 +101,11 @@ async function* entriesOf({
       if (reference !== undefined) await enter(hashPartOf(reference))
       else {
         stack.pop()
-        yield { ...entry, builtHere: isBuiltHere(entry.info.storePath) }
+        yield { ...entry, builtHere: isBuiltHere(hashPartOf(entry.info.storePath)) }
       }
     }
   }
-  for (const path of packed) yield* below(hashPartOf(path))
+  for (const part of packed) yield* below(part)
   for (const part of [...there]) yield* below(part)
 }
 
@@ -223,7 +225,7 @@ export async function sealShipment(options: SealOptions): Promise<ShipmentManife
     const index = await writeIndex(dir, storeDir, counted())
     const manifest: ShipmentManifest = {
       ...about,
-      id: shipmentIdOf({ paths: options.content ?? content, sections }),
+      id: options.id ?? shipmentIdOf({ paths: options.content ?? content, sections }),
       storeDir,
       ...totals,
       sections: [...index, ...sections],

@@ -7,7 +7,7 @@ import { NARINFO_MAX_BYTES, parseNarinfo } from '../../protocol/narinfo.ts'
 import { SPLIT_PART_BYTES, SPLIT_PARTS_MAX } from '../../protocol/shipment.ts'
 import type { ShipmentEntry } from '../../protocol/shipment-index.ts'
 import type { NarInfo } from '../../protocol/path-info.ts'
-import { parseHashPart, type HashPart } from '../../protocol/store-path.ts'
+import { parseHashPart, type HashPart, type StorePath } from '../../protocol/store-path.ts'
 import { readSmallFile } from '../holders/small-file.ts'
 
 // The directory that a shipment goes to: what lies there, what room it has, and whether it is still the same one. A drive
@@ -29,7 +29,14 @@ export interface ShipTarget {
   hashParts(): Promise<HashPart[]>
   /** A path that lies there with its whole NAR file, as far as the sizes say. */
   read(hashPart: HashPart): Promise<ShipmentEntry | undefined>
+  /** The same, and where it is not whole, why. */
+  look(hashPart: HashPart): Promise<Look>
 }
+
+/** What lies under a hash part. */
+export type Look =
+  | { readonly entry: ShipmentEntry }
+  | { readonly problem: string; readonly storePath?: StorePath | undefined }
 
 export interface ShipTargetOptions {
   readonly dir: string
@@ -137,29 +144,29 @@ async function splitSizeOf(path: string): Promise<{ size: number; parts: number 
   return parts === 0 ? undefined : { size, parts }
 }
 
-async function readEntry(
-  dir: string,
-  hashPart: HashPart,
-  storeDir: string,
-): Promise<ShipmentEntry | undefined> {
+async function lookAt(dir: string, hashPart: HashPart, storeDir: string): Promise<Look> {
   const bytes = await readSmallFile(join(dir, `${hashPart}.narinfo`), NARINFO_MAX_BYTES)
-  if (bytes === undefined) return undefined
+  if (bytes === undefined) return { problem: 'its narinfo cannot be read' }
   let info: NarInfo
   try {
     info = parseNarinfo(bytes, { storeDir, expected: hashPart })
-  } catch {
-    // It is written anew.
-    return undefined
+  } catch (error) {
+    return { problem: problemOf(error) }
   }
+  const { storePath, url } = info
   const wanted = info.fileSize ?? (info.compression === 'none' ? info.narSize : undefined)
-  const nar = join(dir, info.url)
+  const nar = join(dir, url)
   const whole = await fileSizeOf(nar)
-  if (whole !== undefined) {
-    return wanted === undefined || whole === wanted ? { info, builtHere: false } : undefined
+  if (whole !== undefined && (wanted === undefined || whole === wanted)) {
+    return { entry: { info, builtHere: false } }
   }
+  if (whole !== undefined) return { storePath, problem: `${url} has ${whole} bytes, not ${wanted}` }
   const split = await splitSizeOf(nar)
-  if (split === undefined || split.size !== wanted || split.parts < 2) return undefined
-  return { info, builtHere: false, parts: split.parts }
+  if (split === undefined) return { storePath, problem: `${url} is not there` }
+  if (split.size === wanted && split.parts >= 2) {
+    return { entry: { info, builtHere: false, parts: split.parts } }
+  }
+  return { storePath, problem: `${url} has ${split.size} bytes in its parts, not ${wanted}` }
 }
 
 /** Looks at a directory, and makes it where it is not there yet. Throws SHIP_TARGET_UNFIT. */
@@ -199,6 +206,10 @@ export async function openShipTarget(options: ShipTargetOptions): Promise<ShipTa
         .flatMap(name => NARINFO_FILE.exec(name)?.[1] ?? [])
         .sort()
         .map(parseHashPart),
-    read: hashPart => readEntry(dir, hashPart, storeDir),
+    async read(hashPart) {
+      const look = await lookAt(dir, hashPart, storeDir)
+      return 'entry' in look ? look.entry : undefined
+    },
+    look: hashPart => lookAt(dir, hashPart, storeDir),
   }
 }

@@ -52,9 +52,15 @@ const SETTLED_MS = 2500
 const inflate = (bytes: Uint8Array, maxBytes: number): Uint8Array =>
   inflateRawSync(bytes, { maxOutputLength: Math.max(1, maxBytes) })
 
-/** File hashes by path that this host's own index of before has. */
-async function readOwnIndex(dir: string, sign: Sign): Promise<Map<HashPart, Uint8Array>> {
-  const hashes = new Map<HashPart, Uint8Array>()
+/** What this host's own index of before says of a path. */
+interface Indexed {
+  readonly fileHash: Uint8Array
+  readonly builtHere: boolean
+}
+
+/** The index of before in its order, if it is this host's own. */
+async function readOwnIndex(dir: string, sign: Sign): Promise<Map<HashPart, Indexed>> {
+  const hashes = new Map<HashPart, Indexed>()
   const before = await readManifest(dir)
   if (before === undefined || sign(before.signedBytes) !== before.signature) return hashes
   for (const { kind, file, sha256, size } of before.manifest.sections) {
@@ -63,9 +69,9 @@ async function readOwnIndex(dir: string, sign: Sign): Promise<Map<HashPart, Uint
     if (bytes === undefined) continue
     if (createHash('sha256').update(bytes).digest('hex') !== sha256) continue
     for await (const entries of readShipmentIndex([bytes], inflate)) {
-      for (const { info } of entries) {
+      for (const { info, builtHere } of entries) {
         if (info.fileHash?.algorithm !== 'sha256') continue
-        hashes.set(hashPartOf(info.storePath), info.fileHash.bytes)
+        hashes.set(hashPartOf(info.storePath), { fileHash: info.fileHash.bytes, builtHere })
       }
     }
   }
@@ -76,6 +82,10 @@ async function readOwnIndex(dir: string, sign: Sign): Promise<Map<HashPart, Uint
 export interface There extends TargetPaths {
   /** Whether the file of what lies there is right. */
   isRight(entry: ShipmentEntry): Promise<boolean>
+  /** What this host's own index of before has, in its order. */
+  indexed(): Iterable<HashPart>
+  /** Whether that said that the depot built it. */
+  wasBuiltHere(hashPart: HashPart): boolean
   /** It was written, and read on the way. */
   noteWritten(narinfo: NarInfo): void
   /** Remembers over a kill what was written a while ago. */
@@ -91,7 +101,7 @@ export async function createThere(options: ThereOptions): Promise<There> {
     pool: options.pool,
     expectedStoreDir: target.storeDir,
   })
-  const own = mode === 'known' ? await readOwnIndex(dir, options.sign) : new Map()
+  const own = await readOwnIndex(dir, options.sign)
   const written = new Map<HashPart, Uint8Array>()
   let unremembered: { readonly part: HashPart; readonly at: number }[] = []
 
@@ -132,7 +142,7 @@ export async function createThere(options: ThereOptions): Promise<There> {
     const part = hashPartOf(storePath)
     // The index says where a file is by its hash: without one nothing can be vouched for.
     if (fileHash?.algorithm !== 'sha256') return false
-    const known = written.get(part) ?? (own.get(part) as Uint8Array | undefined)
+    const known = written.get(part) ?? (mode === 'known' ? own.get(part)?.fileHash : undefined)
     if (known !== undefined && Buffer.compare(known, fileHash.bytes) === 0) return true
     if (mode === 'sizes') return true
     if (mode === 'known') {
@@ -162,6 +172,8 @@ export async function createThere(options: ThereOptions): Promise<There> {
   return {
     costOf: target.costOf,
     isRight,
+    indexed: () => own.keys(),
+    wasBuiltHere: part => own.get(part)?.builtHere === true,
     async find(storePath, candidate) {
       const entry = await target.read(hashPartOf(storePath))
       if (entry === undefined) return undefined

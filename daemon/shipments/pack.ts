@@ -147,7 +147,7 @@ function resultOf(
             ...part,
             there: plan.parts[index]?.filter(position => at(position).there).length ?? 0,
           }))
-        : packed.map(({ missing: _, left: __, positions: ___, ...part }) => part),
+        : packed.map(({ shipped }) => shipped),
     wanted: nodes.length,
     had,
     room: facts.room,
@@ -179,6 +179,8 @@ function outcomeOf(result: ShipResult, job: JobHandle): JobOutcome {
     result,
   }
 }
+
+const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)
 
 /** Packs the parts that are to be packed now, one after the other. */
 async function packParts(
@@ -233,12 +235,13 @@ async function ship(run: Run): Promise<JobOutcome> {
     })
     const room = await roomFor(run, prepared, target)
     const plan = planShipment(prepared.closure.nodes, prepared.roots, room)
-    const before = await readManifest(target.dir)
+    const before = parts === 1 ? await readManifest(target.dir) : undefined
     const name = wish.name ?? drive?.name ?? before?.manifest.name ?? basename(wish.dir)
     const facts = { name, room: room.bytes }
     const bytes = sum(plan.costs)
+    const count = plan.parts.flat().length
     job.note(
-      `${plan.parts.flat().length} paths of ${prepared.closure.nodes.length} go, at most ${bytes} bytes to write`,
+      `${count} of ${prepared.closure.nodes.length} paths go, ${megabytes(bytes)} MB at most`,
     )
     if (opened === undefined) return outcomeOf(resultOf(run, prepared, plan, facts, []), job)
     const packed = await packParts(run, opened, prepared, plan, name)

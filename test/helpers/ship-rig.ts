@@ -5,6 +5,7 @@ import { createEventBus } from '../../daemon/events.ts'
 import { createCacheDirWriter } from '../../daemon/holders/cache-dir-writer.ts'
 import { createCacheDirHolder } from '../../daemon/holders/cache-dir.ts'
 import type { Holder } from '../../daemon/holders/holder.ts'
+import { createIntakeThreads, type IntakeThreads } from '../../daemon/holders/intake-start.ts'
 import type { JobHandle } from '../../daemon/jobs/jobs.ts'
 import { createShip } from '../../daemon/shipments/pack.ts'
 import type { ShipHost, ShipWish } from '../../daemon/shipments/pack-prepare.ts'
@@ -26,7 +27,7 @@ import {
 import { parseBaseName, type StorePath } from '../../protocol/store-path.ts'
 import { narHashOf } from './fake-peer.ts'
 import { narOf, pathOf, type Tree } from './nix-store.ts'
-import { tempDir, type Scope } from './scope.ts'
+import type { Scope } from './scope.ts'
 
 // A depot without daemon: holders, a trust that signs, and the function that packs.
 
@@ -118,12 +119,16 @@ export interface Depot {
   ): Promise<ShipResult & { state: string }>
 }
 
+/** One set for all depots of a test file. */
+let threads: IntakeThreads | undefined
+
 /** Makes a depot over cache directories. */
 export async function makeDepot(scope: Scope, dirs: readonly string[]): Promise<Depot> {
   const pool = createNarPool()
   await pool.open()
   scope.teardown(() => pool.close())
   const trust = signingTrust(DEPOT_KEY)
+  threads ??= createIntakeThreads()
   const holders: Holder[] = dirs.map(dir =>
     createCacheDirHolder({ dir, pool, expectedStoreDir: '/nix/store' }),
   )
@@ -133,7 +138,7 @@ export async function makeDepot(scope: Scope, dirs: readonly string[]): Promise<
       candidates: async part => findCandidates(holders, trust, '/nix/store', part),
       verdicts: createVerdicts(memoryVerdicts(), createEventBus()),
     },
-    ...{ trust, pool, verifications },
+    ...{ trust, pool, verifications, threads },
     storeDir: '/nix/store',
     search: async () => [],
     hostName: 'depot',
