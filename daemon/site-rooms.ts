@@ -133,6 +133,7 @@ export async function openSite(parts: SiteParts): Promise<Site> {
     facts: {
       isUp: key => up.has(key),
       up: () => up,
+      through: key => gossip.through(key),
       addresses: key => gossip.addresses(key),
       nameOf: key => (membership.isMember(key) ? membership.nameOf(key) : undefined),
       rttMs: key => gossip.rttMs(key),

@@ -6,9 +6,11 @@ import {
   checkPing,
   decodeHeads,
   decodeHello,
+  decodeReach,
   decodeTold,
   encodeHeads,
   encodeHello,
+  encodeReach,
   encodeTold,
   type Hello,
   type ToldPeer,
@@ -23,6 +25,7 @@ import {
   type NoteAsk,
   type NotePart,
 } from './note-messages.ts'
+import type { PeerKey } from '../site.ts'
 import type { NoteMark } from '../../protocol/host-notes.ts'
 
 /** The name of the conversation; a change that an old host could not follow gets a new number. */
@@ -41,6 +44,8 @@ export interface ChannelListener {
   noteMarks(marks: readonly NoteMark[]): void
   noteAsked(ask: NoteAsk): void
   notePart(part: NotePart): void
+  /** With whom its host is connected. */
+  reach(keys: readonly PeerKey[]): void
   /** It said what no host says: the connection is not worth keeping. */
   bad(problem: string): void
   closed(): void
@@ -56,6 +61,7 @@ export interface Channel {
   askNote(ask: NoteAsk): void
   /** Waits while the other end reads slowly. */
   notePart(part: NotePart): void
+  reach(keys: readonly PeerKey[]): void
 }
 
 /** Bytes as they are: what is too long is refused by the decoder that knows what it is. */
@@ -129,6 +135,7 @@ export function openChannel(
   const marksOut = message(bytes => listener.noteMarks(decodeMarks(bytes)))
   const askOut = message(bytes => listener.noteAsked(decodeAsk(bytes)))
   const partOut = message(bytes => listener.notePart(decodePart(bytes)))
+  const reachOut = message(bytes => listener.reach(decodeReach(bytes)))
   channel.open()
   helloOut.send(encodeHello(hello))
   return {
@@ -149,5 +156,6 @@ export function openChannel(
       // Whoever asks for more at a time than hosts do gets no heap of answers.
       else if (waiting.length < WAITING_PARTS_MAX) waiting.push(encodePart(part))
     },
+    reach: keys => void reachOut.send(encodeReach(keys)),
   }
 }

@@ -15,6 +15,7 @@ import { UPSTREAMS_LIMIT, type ToldPeer } from './messages.ts'
 import { createNoteExchange } from './note-exchange.ts'
 import { COMPACTION, createOwnLog, type CompactionLimits, type OwnLog } from './own-log.ts'
 import { openPeerMemory, type PeerMemory } from './peer-memory.ts'
+import { createReach } from './reach.ts'
 import { createReplica, type Replica } from './replica.ts'
 import { createSwarm } from './swarm.ts'
 import { TIMINGS, type Timings } from './timings.ts'
@@ -59,6 +60,8 @@ export interface Gossip {
   addresses(key: PeerKey): readonly PeerAddress[]
   /** Connected members that can fetch from that upstream. */
   withUpstream(name: string): readonly PeerKey[]
+  /** Connected members that are connected with that one: the way to whom this host cannot reach itself. */
+  through(key: PeerKey): readonly PeerKey[]
   /** The last measured time there and back, ms; undefined while it is not connected. */
   rttMs(key: PeerKey): number | undefined
 }
@@ -78,6 +81,7 @@ export function createGossip(options: GossipOptions): Gossip {
   const dir = join(options.stateDir, 'gossip')
   const heads = createHeadBook(members)
   const exchange = createHeadExchange(heads, timings, now)
+  const reach = createReach(timings.headsMs)
   const notes = createNoteExchange(options.notes ?? NO_NOTES, timings, now)
   const lastSeen = new Map<PeerKey, string>()
   const hellos = new Map<PeerKey, { readonly version: string }>()
@@ -116,6 +120,7 @@ export function createGossip(options: GossipOptions): Gossip {
       if (list !== undefined) link.channel.memberList(list)
       exchange.greet(link)
       notes.greet(link)
+      reach.greet(link)
       link.channel.told(toldTo(link))
       const { key, address } = link
       if (address === undefined) return
@@ -127,6 +132,7 @@ export function createGossip(options: GossipOptions): Gossip {
       seen(link.key)
       exchange.gone(link)
       notes.gone(link)
+      reach.gone(link)
     },
     memberList(link, list) {
       try {
@@ -152,6 +158,7 @@ export function createGossip(options: GossipOptions): Gossip {
         events.emit('peer:sighted', { key, address, source: 'told' })
       }
     },
+    reach: reach.told,
     noteMarks: notes.marks,
     noteAsked: notes.asked,
     notePart(link, part) {
@@ -312,6 +319,7 @@ export function createGossip(options: GossipOptions): Gossip {
     events.off('note:changed', onNote)
     exchange.close()
     notes.close()
+    reach.close()
     await swarm.close()
     await memory?.close()
     await replica?.close()
@@ -341,6 +349,7 @@ export function createGossip(options: GossipOptions): Gossip {
       [...swarm.links.values()]
         .filter(({ hello }) => hello.upstreams.includes(name))
         .map(({ key }) => key),
+    through: key => reach.through(key),
     rttMs: key => swarm.links.get(key)?.rttMs,
   }
 }

@@ -29,6 +29,7 @@ export interface LinkListener {
   noteMarks(link: Link, marks: readonly NoteMark[]): void
   noteAsked(link: Link, ask: NoteAsk): void
   notePart(link: Link, part: NotePart): void
+  reach(link: Link, keys: readonly PeerKey[]): void
   lied(key: PeerKey, problem: string): void
 }
 
@@ -102,6 +103,7 @@ export function openLink(
     noteMarks: marks => withLink(link => on.noteMarks(link, marks)),
     noteAsked: ask => withLink(link => on.noteAsked(link, ask)),
     notePart: part => withLink(link => on.notePart(link, part)),
+    reach: keys => withLink(link => on.reach(link, keys)),
     pong: payload =>
       withLink(link => {
         heardAt = now()

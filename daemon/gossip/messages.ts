@@ -15,6 +15,8 @@ export const BATCH_LIMIT_BYTES = 1 << 16
 export const HEAD_LIMIT_BYTES = 1024
 /** Addresses told in one message: more hosts than a site has. */
 export const TOLD_LIMIT = 512
+/** Connections told in one message: more hosts than a site has. */
+export const REACH_LIMIT = 1024
 /** A ping carries a number that the pong gives back. */
 export const PING_BYTES = 8
 
@@ -23,6 +25,7 @@ const VERSION_LIMIT_CHARACTERS = 64
 /** Upstreams of one host: more than anybody configures. */
 export const UPSTREAMS_LIMIT = 64
 const UPSTREAM = /^[0-9a-f]{16}$/
+const KEY_BYTES = 32
 const KEY = /^[0-9a-f]{64}$/
 /** Nothing that steers a terminal or forges a log line, in any script. */
 const PRINTABLE = /^[^\p{Cc}\u2028-\u202e\u2066-\u2069]*$/u
@@ -153,6 +156,22 @@ export function decodeTold(bytes: Uint8Array): ToldPeer[] {
     if (!isPort(port)) return invalid('told peers', 'bad port')
     return { key: key as PeerKey, address: { host, port } }
   })
+}
+
+/** Keys of 32 bytes, one behind the other. */
+export function encodeReach(keys: readonly PeerKey[]): Buffer {
+  return Buffer.from(keys.slice(0, REACH_LIMIT).join(''), 'hex')
+}
+
+/** Throws PEER_MESSAGE_INVALID. */
+export function decodeReach(bytes: Uint8Array): PeerKey[] {
+  limited('connections', bytes, REACH_LIMIT * KEY_BYTES)
+  if (bytes.length % KEY_BYTES !== 0) return invalid('connections', 'cut short')
+  const keys: PeerKey[] = []
+  for (let at = 0; at < bytes.length; at += KEY_BYTES) {
+    keys.push(Buffer.from(bytes.subarray(at, at + KEY_BYTES)).toString('hex') as PeerKey)
+  }
+  return keys
 }
 
 /** Throws PEER_MESSAGE_INVALID. */

@@ -42,6 +42,8 @@ export interface PeerHolderOptions {
   readonly indexes: PeerIndexes
   readonly transport: PeerTransport
   readonly spool: NarSpool
+  /** The peer that is asked in its stead, as this host cannot reach it; it is then who answers for the bytes. */
+  readonly relay?: PeerKey | undefined
   /** Whether it is connected just now, from memory. */
   readonly isUp: () => boolean
   /** Where it was seen, best first. */
@@ -73,16 +75,21 @@ const LIES_MAX = 1000
 /** Holdings kept so that `find` and `isCurrent` cost no catalog lookup while no index changes. */
 const FOUND_MAX = 2000
 
+/** First word of the URL of what a peer gets from another one: `/relay/nar/…`. */
+export const RELAY_PREFIX = 'relay'
+
 /** The id of a peer's holder. */
-export const peerHolderId = (key: PeerKey): string => `peer:${key}`
+export const peerHolderId = (key: string): string => `peer:${key}`
 
 /**
  * The holder of another host of the site. What it has is known from its index, without network; its bytes are not believed:
  * they go through the spool, which knows what they must turn out to be.
  */
 export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
-  const { key, name, indexes, transport, spool, isUp, storeDir, events } = options
-  const id = peerHolderId(key)
+  const { key, relay, name, indexes, transport, spool, isUp, storeDir, events } = options
+  const id = peerHolderId(relay === undefined ? key : `${key}@${relay}`)
+  const asked = relay ?? key
+  const prefix = relay === undefined ? '' : `/${RELAY_PREFIX}`
   const lies = new Map<string, string>()
   const found = createWeightedCache<{ readonly version: number; readonly holding?: Holding }>(
     FOUND_MAX,
@@ -133,7 +140,7 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
       lies.delete(oldest)
     }
     lies.set(identity, problem)
-    events.emit('peer:lied', key, `${storePath}: ${problem}`)
+    events.emit('peer:lied', asked, `${storePath}: ${problem}`)
   }
 
   async function* noteStall(
@@ -158,8 +165,9 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
       const narHash = encodeNix32(holding.info.narHash.bytes)
       const bytes = openPeerNar({
         ...{ peer: name, holderId: id, holding, offset, end, signal },
-        get: (path, range) => transport.request(key, options.addresses(), { path, range, signal }),
-        path: `/${formatNarUrl({ hashPart, narHash, compression: 'none' })}`,
+        get: (path, range) =>
+          transport.request(asked, options.addresses(), { path, range, signal }),
+        path: `${prefix}/${formatNarUrl({ hashPart, narHash, compression: 'none' })}`,
       })
       return noteStall(bytes, hashPart)
     },
@@ -244,7 +252,7 @@ export function createPeerHolder(options: PeerHolderOptions): PeerHolder {
     },
     ...createPeerExtras({
       key,
-      get: path => transport.request(key, options.addresses(), { path }),
+      get: path => transport.request(asked, options.addresses(), { path: `${prefix}${path}` }),
       isUp,
       isCurrent,
       lookUp,

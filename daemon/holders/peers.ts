@@ -12,6 +12,8 @@ export interface PeerFacts {
   isUp(key: PeerKey): boolean
   /** All that are. */
   up?(): Iterable<PeerKey>
+  /** Those among them that are connected with a peer that this host cannot reach itself. */
+  through?(key: PeerKey): readonly PeerKey[]
   /** Where it was seen, best first. */
   addresses(key: PeerKey): readonly PeerAddress[]
   nameOf(key: PeerKey): string | undefined
@@ -39,9 +41,10 @@ export interface PeerHolders {
   holder(key: PeerKey): Holder
   /**
    * Those that say they have it and are up: fewest transfers first, then the nearest; who stalled lately last, and not at all
-   * for the path that it stalled on. One catalog lookup.
+   * for the path that it stalled on. One catalog lookup. Where none is, those that another peer can reach, unless only what is
+   * near is wanted.
    */
-  able(hashPart: HashPart): readonly Holder[]
+  able(hashPart: HashPart, nearOnly?: boolean): readonly Holder[]
   /** All that are up, the nearest first. */
   up(): readonly Holder[]
   /** Why one that is up is not asked for it now. */
@@ -54,11 +57,15 @@ export interface PeerHolders {
   ): readonly { readonly name: string; readonly holder: Holder; readonly holding: Holding }[]
 }
 
+/** Ways that are tried to a peer behind others. */
+const RELAYS_MAX = 2
+
 /** Makes them over the catalog's picture of the peers' indexes. */
 export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
   const { ownKey, facts, spool } = options
   const stalls = createPeerStalls(options.now)
   const holders = new Map<PeerKey, PeerHolder>()
+  const behind = new Map<string, PeerHolder>()
 
   // Each holder that is asked next asks for the same hash part again.
   let last: { hashPart: HashPart; version: number; found: readonly IndexedHolding[] } | undefined
@@ -97,6 +104,28 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
     return made
   }
 
+  /** A peer behind another one. */
+  const relayed = (key: PeerKey): PeerHolder[] =>
+    (facts.through?.(key) ?? [])
+      .filter(relay => facts.isUp(relay) && relay !== key && facts.nameOf(relay) !== undefined)
+      .slice(0, RELAYS_MAX)
+      .map(relay => {
+        const place = `${key}@${relay}`
+        const known = behind.get(place)
+        if (known !== undefined) return known
+        const { transport, storeDir, events } = options
+        const made = createPeerHolder({
+          ...{ key, indexes, transport, spool, storeDir, events },
+          name: `${nameOf(key)} through ${nameOf(relay)}`,
+          relay,
+          isUp: () => facts.isUp(relay) && (facts.through?.(key) ?? []).includes(relay),
+          addresses: () => facts.addresses(relay),
+          paths: () => options.paths(key),
+        })
+        behind.set(place, made)
+        return made
+      })
+
   // Infinity - Infinity is no order.
   const nearer = (a: number, b: number) => (a === b ? 0 : a - b)
   const rttOf = (key: PeerKey): number => facts.rttMs?.(key) ?? Infinity
@@ -107,10 +136,12 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
       .map(({ peer }) => peer)
       .filter(peer => peer !== ownKey && facts.nameOf(peer) !== undefined)
 
-  const able = (hashPart: HashPart): readonly PeerHolder[] => {
-    const up = claimants(hashPart).filter(
-      key => facts.isUp(key) && stalls.restOf(key, hashPart) === undefined,
-    )
+  const able = (hashPart: HashPart, nearOnly = false): readonly PeerHolder[] => {
+    const all = claimants(hashPart)
+    const up = all.filter(key => facts.isUp(key) && stalls.restOf(key, hashPart) === undefined)
+    if (up.length === 0 && !nearOnly) {
+      return all.filter(key => !facts.isUp(key)).flatMap(relayed)
+    }
     if (up.length < 2) return up.map(holder)
     const weighed = up.map(key => ({
       key,
@@ -138,7 +169,10 @@ export function createPeerHolders(options: PeerHoldersOptions): PeerHolders {
       const seconds = Math.ceil(rest / 1000)
       return `${nameOf(key)} sent nothing when it was asked; it is asked again in ${seconds} s`
     },
-    claiming: hashPart => claimants(hashPart).map(holder),
+    claiming: hashPart =>
+      claimants(hashPart).map(
+        key => (facts.isUp(key) ? undefined : relayed(key)[0]) ?? holder(key),
+      ),
     claims: hashPart =>
       claimants(hashPart).flatMap(key => {
         const holding = holder(key).claimed(hashPart)

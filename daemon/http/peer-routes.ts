@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Logger } from 'pino'
 import type { HashPart } from '../../protocol/store-path.ts'
 import type { FetchReply, Transport } from '../holders/upstream-transport.ts'
+import { RELAY_PREFIX } from '../holders/peer.ts'
 import { UPSTREAM_PREFIX } from '../holders/upstream-via-peer.ts'
 import type { PeerKey } from '../site.ts'
 import type { Audience } from '../substitution/candidates.ts'
@@ -24,6 +25,9 @@ const URL_MAX_CHARACTERS = 1024
 const HASH_PART = /^[0-9a-df-np-sv-z]{32}$/
 
 const PEER: Audience = { loopback: false, legacy: false, peer: true }
+
+/** What it cannot reach itself and this host can: one step, so that nothing goes in circles. */
+const RELAY: Audience = { ...PEER, relay: true }
 
 /** Who asks, as the handshake proved. */
 export interface PeerAsking {
@@ -138,6 +142,9 @@ export function createPeerRoutes(
     if (first === 'nar' && rest.length === 1) {
       const [file = ''] = rest
       return serveNar(request, response, file, '', substitution, counters, log, PEER)
+    }
+    if (first === RELAY_PREFIX && rest[0] === 'nar' && rest.length === 2) {
+      return serveNar(request, response, rest[1] ?? '', '', substitution, counters, log, RELAY)
     }
     if (first === UPSTREAM_PREFIX) return relayUpstream(request, response, rest)
     const route = routes.find(({ prefix, words: count }) =>

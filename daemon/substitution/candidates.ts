@@ -29,6 +29,8 @@ export interface Audience {
   readonly legacy: boolean
   /** Another host of the site: it gets what this host itself holds, never what others hold, so that nothing goes in circles. */
   readonly peer?: boolean | undefined
+  /** A peer that asks for what other peers hold, which it cannot reach: those are asked that this host reaches itself. */
+  readonly relay?: boolean | undefined
   /** Is told only of what this host holds itself. */
   readonly nearOnly?: boolean | undefined
 }
@@ -58,7 +60,7 @@ export function permits(
 /** Holders that are not asked every time: peers, upstreams. */
 export interface Elsewhere {
   /** Those that may give the path now, best first. Costs no network by itself. */
-  able(hashPart: HashPart): readonly Holder[]
+  able(hashPart: HashPart, nearOnly?: boolean): readonly Holder[]
   /** Those that are said to have it, within reach or not: for a person who asks why. */
   claiming(hashPart: HashPart): readonly Holder[]
   /** Those that are within reach, whatever they have. */

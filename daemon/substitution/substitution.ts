@@ -102,7 +102,8 @@ export interface Substitution extends Sharing {
 }
 
 /** Whether only this host's own holders are asked: what comes from others reaches the asker by itself. */
-const isNear = (audience: Audience) => audience.peer === true || audience.nearOnly === true
+const isNear = ({ peer, relay, nearOnly }: Audience) =>
+  (peer === true && relay !== true) || nearOnly === true
 
 const isFar = ({ holder }: Candidate) => holder.kind === 'peer' || holder.kind === 'upstream'
 
@@ -259,12 +260,19 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
   const peersFor = (hashPart: HashPart) => peers?.able(hashPart) ?? []
   const upstreamsFor = (hashPart: HashPart) => upstreams?.able(hashPart) ?? []
 
+  const forRelay = (hashPart: HashPart) => [
+    ...list.current(),
+    ...(peers?.able(hashPart, true) ?? []),
+  ]
+
   /** For a NAR the peers stand behind the local copies, one of which may break on the way. */
   const find = (hashPart: HashPart, audience: Audience) =>
     inTurn(
       isNear(audience)
         ? [() => list.current()]
-        : [() => [...list.current(), ...peersFor(hashPart)], () => upstreamsFor(hashPart)],
+        : audience.relay === true
+          ? [() => forRelay(hashPart)]
+          : [() => [...list.current(), ...peersFor(hashPart)], () => upstreamsFor(hashPart)],
       hashPart,
       audience,
     )
@@ -326,7 +334,13 @@ export function createSubstitution(options: SubstitutionOptions): Substitution {
       const attempt = async () =>
         prepareNar(url, await find(url.hashPart, audience), verdicts, { ...prepare, onWhole })
       const reply = await attempt()
-      if (reply !== undefined || isNear(audience) || prepare.probe === true) return reply
+      if (
+        reply !== undefined ||
+        audience.peer === true ||
+        isNear(audience) ||
+        prepare.probe === true
+      )
+        return reply
       return untilReturned({
         events,
         waitMs: options.returnWaitMs ?? RETURN_WAIT_MS,

@@ -80,6 +80,20 @@ async function twoNetworks(t: Test, site: Site): Promise<void> {
     return (await knows(f, ofB, b)) && (await knows(b, ofF, f))
   })
   record(t, 'two networks: news pass through the host in both', ms)
+  // What the other network has alone comes through a.
+  for (const [client, path] of [
+    [f, ofB],
+    [b, ofF],
+  ] as const) {
+    const start = performance.now()
+    await until(
+      `${client.name} offers what the other network has`,
+      HEAL_LIMIT_MS,
+      async () => (await client.get(narinfoPath(path))).status === 200,
+    )
+    await client.realise([path])
+    record(t, `two networks: ${client.name} installs from the other one`, performance.now() - start)
+  }
   // What a has itself, both networks can install.
   const ofA = await fresh(a)
   for (const host of [b, f]) {

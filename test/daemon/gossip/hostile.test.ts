@@ -56,6 +56,7 @@ async function startLiar(t: Test, site: ReturnType<typeof createSite>, victim: H
           noteMarks: ignore,
           noteAsked: ignore,
           notePart: ignore,
+          reach: ignore,
           bad: ignore,
           closed: ignore,
         },

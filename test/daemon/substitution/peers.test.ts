@@ -55,6 +55,8 @@ interface SiteHost {
   readonly events: EventBus
   /** Its requests find nobody. */
   cutOff: boolean
+  /** Hosts on another network than its own. */
+  readonly beyond: Set<PeerKey>
   up: boolean
   requests: number
   /** Ends its connections and its server, as a power cut. */
@@ -104,7 +106,11 @@ function makeSite(t: Test) {
       ownKey: who.key,
       indexes,
       facts: {
-        isUp: key => hosts.some(host => host.key === key && host.up),
+        isUp: key => reaches(host, key),
+        through: key =>
+          hosts
+            .filter(one => reaches(host, one.key) && reaches(one, key))
+            .map(({ key: relay }) => relay),
         up: () => hosts.filter(({ up }) => up).map(({ key }) => key),
         addresses: key => [{ host: '127.0.0.1', port: ports.get(key) ?? 0 }],
         nameOf: key => names.get(key),
@@ -112,6 +118,7 @@ function makeSite(t: Test) {
       transport: {
         request: async (...args) => {
           host.requests++
+          t.ok(reaches(host, args[0]), 'only who can be reached is asked')
           if (host.cutOff) fail('PEER_UNREACHABLE', { peer: 'x', problem: 'cut off' })
           return peering.request(...args)
         },
@@ -153,6 +160,7 @@ function makeSite(t: Test) {
       lies,
       events,
       cutOff: false,
+      beyond: new Set(),
       up: true,
       requests: 0,
       async kill() {
@@ -183,6 +191,10 @@ function makeSite(t: Test) {
     hosts.push(host)
     return host
   }
+  const reaches = (from: SiteHost, to: PeerKey): boolean =>
+    from.key !== to &&
+    !from.beyond.has(to) &&
+    hosts.some(host => host.key === to && host.up && !host.beyond.has(from.key))
   const ports = new Map<PeerKey, number>()
   const names = new Map<PeerKey, string>()
   return { add }
@@ -219,6 +231,64 @@ t.test('what a peer has is offered and comes from there', async t => {
   a.index.clear()
   t.match(await explainWhyNot(b.substitution, info.storePath), { holders: [{ verdict: 'absent' }] })
 })
+
+t.test('what lies on another network comes through a host on both', async t => {
+  const site = makeSite(t)
+  const [a, b, c] = [await site.add('a'), await site.add('b'), await site.add('c')]
+  a.put(signed, nar)
+  c.beyond.add(a.key)
+  t.match(await c.narinfo(), 'StorePath')
+  t.ok((await c.fetch())?.equals(nar))
+  t.same([a.local.opened.length > 0, b.local.opened.length], [true, 0], 'from a, through b')
+  t.same([b.requests, c.requests], [1, 1], 'once over each of the networks')
+  t.match(await explainWhyNot(c.substitution, info.storePath), {
+    holders: [{}, { verdict: 'offered', title: 'peer a through b' }],
+  })
+
+  t.comment('two steps are one too many')
+  const d = await site.add('d')
+  d.beyond.add(a.key).add(b.key)
+  t.equal(await d.narinfo(), undefined)
+  t.same([c.requests, d.requests], [1, 0], 'nobody is asked')
+
+  b.up = false
+  t.equal(await c.narinfo(), undefined, 'b off')
+  b.up = true
+  a.up = false
+  t.equal(await c.narinfo(), undefined, 'a off')
+  t.equal(c.requests, 1, 'a miss costs no network')
+})
+
+t.test(
+  'a host on both networks that shares nothing relays nothing, and a liar behind it harms nobody',
+  async t => {
+    const site = makeSite(t)
+    const [a, b, c] = [
+      await site.add('a'),
+      await site.add('b', { withPeers: 'none' }),
+      await site.add('c'),
+    ]
+    a.put(signed, nar)
+    c.beyond.add(a.key)
+    t.equal(await c.fetch(), undefined)
+
+    const other = makeSite(t)
+    const [liar, relay, d] = [
+      await other.add('liar'),
+      await other.add('relay'),
+      await other.add('d'),
+    ]
+    const forged = Buffer.from(nar)
+    forged[5] = (forged[5] ?? 0) ^ 1
+    liar.put(signed, forged)
+    liar.local.verify = async () => ({})
+    d.beyond.add(liar.key)
+    const got = await d.fetch().catch(() => undefined)
+    t.equal(got, undefined)
+    t.same([relay.lies, d.lies], [[liar.key], []], 'the one in the middle finds out')
+    t.ok(b && c)
+  },
+)
 
 t.test('a peer that dies in the middle is followed by the next', async t => {
   for (const share of [0.1, 0.5, 0.99]) {
