@@ -6,7 +6,9 @@ import { problemOf } from '../../protocol/errors.ts'
 import { hashPartOf, parseStorePath } from '../../protocol/store-path.ts'
 import type { HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { EventBus } from '../events.ts'
+import type { ByteRange, ByteStream } from '../workers/byte-stream.ts'
 import type { NarPool } from '../workers/nar-pool.ts'
+import { digestSmallTree, readSmallTree, SMALL_NAR_BYTES } from '../workers/small-tree.ts'
 import { stampOf } from './file-stamp.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
 import type { Holder, Holding, Witness } from './holder.ts'
@@ -226,6 +228,14 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
     isCurrent: () => isCurrent(holding),
   })
 
+  const isSmall = ({ info }: Holding): boolean => info.narSize <= SMALL_NAR_BYTES
+
+  const dump = (holding: Holding, part: ByteRange): ByteStream => {
+    const { storePath, narSize } = holding.info
+    const root = physical(storePath)
+    return isSmall(holding) ? readSmallTree(root, narSize, part) : pool.dump(root, part)
+  }
+
   async function* paths(): AsyncGenerator<readonly StorePath[], void, undefined> {
     let last = 0
     for (;;) {
@@ -275,7 +285,7 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
         ...guard(holding),
         range,
         totalBytes: holding.info.narSize,
-        open: part => pool.dump(physical(holding.info.storePath), part),
+        open: part => dump(holding, part),
       }),
     openZstd: (holding, range) =>
       guardNar({
@@ -286,7 +296,10 @@ export function createNixStoreHolder(options: NixStoreOptions): Holder {
       }),
     async verify(holding, signal) {
       const root = physical(holding.info.storePath)
-      const problem = await checkNar(guard(holding), () => pool.digestTree(root, signal))
+      const problem = await checkNar(guard(holding), async () => {
+        const small = isSmall(holding) ? await digestSmallTree(root, signal) : undefined
+        return small ?? (await pool.digestTree(root, signal))
+      })
       return { problem }
     },
     async listing(holding) {
