@@ -236,6 +236,12 @@ async function openRooms(
 
   const fetch = createFetch({ substitution, target: cacheWriter, storeDir })
 
+  const wants = await openWants({
+    ...{ config, events, log, catalog, pool, trust, holders, substitution, drives },
+    ...{ members: site.membership, notes: site.notes, presence: site.presence, upstreams },
+    push: rooms.push,
+  })
+
   const shipping = openShipping({
     ...{ config, catalog, pool, trust, holders, substitution, inventory, jobs, drives, fetch },
     ...{ downloads: upstreams.downloads, keys, threads },
@@ -244,17 +250,13 @@ async function openRooms(
   const merges = await openMerging({
     ...{ config, events, catalog, trust, holders, substitution, jobs, drives, threads },
     ...{ writer: cacheWriter, push: rooms.push, siteName: () => site.membership.siteName },
+    ...{ share: wants.share, wanted: wants.wanted, wantsMissing: wants.wantsMissing },
+    travel: wants.travel,
   })
 
   const archives = createArchives({
     ...{ holders: staying, trust, substitution, pool, jobs, storeDir },
     ...{ cacheDir: config.cache.dir, writer: cacheWriter },
-  })
-
-  const wants = await openWants({
-    ...{ config, events, log, catalog, pool, trust, holders, inventory, substitution, drives },
-    ...{ members: site.membership, notes: site.notes, presence: site.presence, upstreams },
-    push: rooms.push,
   })
 
   const counters = createCounters()

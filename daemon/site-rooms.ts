@@ -29,6 +29,7 @@ import { createPeering } from './peering/peering.ts'
 import type { PeerAddress, PeerCandidate, PeerKey } from './site.ts'
 import type { Substitution } from './substitution/substitution.ts'
 import type { TrustRoom } from './trust/trust-room.ts'
+import { createNotes, type Notes } from './wants/note-shelf.ts'
 import type { NarPool } from './workers/nar-pool.ts'
 
 // The rooms of the site in the order they are opened: the part of main that a host alone could do without.
@@ -60,6 +61,8 @@ export interface SiteService {
 /** The site as the rest of main sees it. */
 export interface Site {
   readonly membership: Membership
+  /** What hosts tell each other of themselves. */
+  readonly notes: Notes
   readonly peerHolders: PeerHolders
   readonly upstreams: Upstreams
   /** What may be asked and changed over the control API. */
@@ -91,6 +94,10 @@ export async function openSite(parts: SiteParts): Promise<Site> {
   await membership.open()
   push('membership', () => membership.close())
 
+  const notes = createNotes({ dir: join(stateDir, 'notes'), members: membership, events, log })
+  notes.open()
+  push('the notes', () => notes.close())
+
   const up = new Set<PeerKey>()
   events.on('peer:up', key => up.add(key))
   events.on('peer:down', key => up.delete(key))
@@ -115,6 +122,7 @@ export async function openSite(parts: SiteParts): Promise<Site> {
     upstreams: config.upstreams.map(({ url }) => upstreamName(url)),
     stateDir,
     indexes: catalog.indexes,
+    notes,
     events,
     log,
   })
@@ -205,6 +213,7 @@ export async function openSite(parts: SiteParts): Promise<Site> {
 
   return {
     membership,
+    notes,
     peerHolders,
     upstreams,
     sources,

@@ -1,6 +1,6 @@
 import type { Whereabouts } from '../../protocol/api-wants.ts'
 import { decodeHaveDigest } from '../../protocol/have-digest.ts'
-import type { NotedDrive } from '../../protocol/host-note-fields.ts'
+import type { HostNote, NotedDrive } from '../../protocol/host-note-fields.ts'
 import type { HashPart } from '../../protocol/store-path.ts'
 import type { PeerKey } from '../site.ts'
 import type { HostPresence } from './knowledge.ts'
@@ -24,6 +24,8 @@ export interface NotedDrives {
   /** Drives of that name or id, told of by others. */
   named(nameOrId: string): readonly ToldDrive[]
   has(drive: NotedDrive, hashPart: HashPart): boolean
+  /** Whether what that host says it has may only lie on a drive that is plugged there. */
+  mayBeOnDrive(note: HostNote, hashPart: HashPart): boolean
   /** Hosts with a drive plugged of which not all is merged, and the digests of what is on it. */
   suspects(): { readonly key: PeerKey; readonly digests: readonly Uint8Array[] }[]
 }
@@ -79,21 +81,27 @@ export function createNotedDrives(options: {
     return [...newest.values()]
   }
 
+  const mergedParts = () => new Set(notes.all().flatMap(({ note }) => note.merged))
+  /** Drives plugged there of which not all is in somebody's cache. */
+  const unmerged = ({ drives }: HostNote, merged: ReadonlySet<string>): NotedDrive[] =>
+    drives.filter(
+      ({ plugged, shipment }) =>
+        plugged && (shipment === undefined || !merged.has(`${shipment.id}/${shipment.part}`)),
+    )
+
   return {
     has,
+    mayBeOnDrive: (note, hashPart) =>
+      unmerged(note, mergedParts()).some(drive => drive.have === undefined || has(drive, hashPart)),
     withPath: hashPart => told(drive => has(drive, hashPart)),
     named: nameOrId => told(({ id, name }) => id === nameOrId || name === nameOrId),
     suspects() {
-      const merged = new Set(notes.all().flatMap(({ note }) => note.merged))
+      const merged = mergedParts()
       return others().flatMap(({ host, note }) => {
-        const plugged = note.drives.filter(
-          ({ plugged: is, have, shipment }) =>
-            is &&
-            have !== undefined &&
-            (shipment === undefined || !merged.has(`${shipment.id}/${shipment.part}`)),
+        const digests = unmerged(note, merged).flatMap(({ have }) =>
+          have === undefined ? [] : [Buffer.from(have, 'base64')],
         )
-        if (plugged.length === 0) return []
-        return [{ key: host, digests: plugged.map(({ have = '' }) => Buffer.from(have, 'base64')) }]
+        return digests.length === 0 ? [] : [{ key: host, digests }]
       })
     },
   }
