@@ -33,6 +33,12 @@ export interface ReadFile {
   readonly problem?: string | undefined
 }
 
+/** Times, each with a default. */
+export interface DriveTimings {
+  readonly stuckMs?: number | undefined
+  readonly answerMs?: number | undefined
+}
+
 /** The files of one drive. Paths are relative to its folder and made of parts that were checked. */
 export interface DriveFiles {
   readonly dir: string
@@ -64,7 +70,11 @@ const foldersOf = (file: string): string[] => {
 }
 
 /** Makes the reader of a drive's folder. */
-export function createDriveFiles(holderId: string, dir: string): DriveFiles {
+export function createDriveFiles(
+  holderId: string,
+  dir: string,
+  { stuckMs = STUCK_MS, answerMs = ANSWER_MS }: DriveTimings = {},
+): DriveFiles {
   const waiting: (() => void)[] = []
   const refusals = new Set<(error: Error) => void>()
   /** When each thing under way was begun. */
@@ -95,7 +105,7 @@ export function createDriveFiles(holderId: string, dir: string): DriveFiles {
     dir,
     get isStuck() {
       const now = performance.now()
-      for (const { at } of begun) if (now - at > STUCK_MS) return true
+      for (const { at } of begun) if (now - at > stuckMs) return true
       return false
     },
     run: work =>
@@ -109,7 +119,7 @@ export function createDriveFiles(holderId: string, dir: string): DriveFiles {
           settle()
           reject(error)
         }
-        const timer = setTimeout(() => refuse(unreadable('it does not answer')), ANSWER_MS).unref()
+        const timer = setTimeout(() => refuse(unreadable('it does not answer')), answerMs).unref()
         refusals.add(refuse)
         const begin = (): void => {
           if (!refusals.has(refuse)) return next()
@@ -176,6 +186,9 @@ export function createDriveFiles(holderId: string, dir: string): DriveFiles {
     },
     stampNow(file) {
       try {
+        for (const folder of foldersOf(file)) {
+          if (!lstatSync(`${dir}/${folder}`).isDirectory()) return undefined
+        }
         const stats = lstatSync(`${dir}/${file}`, { bigint: true, throwIfNoEntry: false })
         return stats && stateOf(stats)
       } catch {

@@ -1,3 +1,4 @@
+import type { Dir } from 'node:fs'
 import { lstat, opendir } from 'node:fs/promises'
 import { problemOf } from '../../protocol/errors.ts'
 import { parseHashPart, type HashPart } from '../../protocol/store-path.ts'
@@ -51,9 +52,15 @@ export function createDriveNames(files: DriveFiles, reach: Reachability): DriveN
 
   async function* batchesOf(folder: string): AsyncGenerator<readonly string[]> {
     const path = `${files.dir}/${folder}`
-    const handle = await files.run(async () => {
+    let opening: Promise<Dir> | undefined
+    const open = async (): Promise<Dir | undefined> => {
       if (folder !== '.' && !(await lstat(path)).isDirectory()) return undefined
-      return opendir(path, { bufferSize: NAMES_PER_TURN })
+      return (opening = opendir(path, { bufferSize: NAMES_PER_TURN }))
+    }
+    const handle = await files.run(open).catch((error: unknown) => {
+      // Nobody waits for it any more, and when it comes it must not stay open: nothing could be unmounted.
+      opening?.then(dir => dir.close()).catch(() => undefined)
+      throw error
     })
     if (handle === undefined) return
     try {
