@@ -17,6 +17,13 @@ import type {
 } from '../protocol/api.ts'
 import type { JobEvent, JobReply, JobsReply } from '../protocol/api-jobs.ts'
 import type { DrivesReply, EjectReply } from '../protocol/api-drives.ts'
+import type {
+  MissingEvent,
+  MissingRequest,
+  WantAddRequest,
+  WantRemoveReply,
+  WantsReply,
+} from '../protocol/api-wants.ts'
 import { CommandError } from './exit.ts'
 import type { Settings } from './settings.ts'
 
@@ -36,6 +43,14 @@ export interface Client {
   peers(): Promise<PeersReply>
   /** Brings closures into the daemon's cache; calls back for every event as it comes. */
   fetch(paths: readonly string[], onEvent: (event: FetchEvent) => void): Promise<void>
+  wants(): Promise<WantsReply>
+  wantAdd(request: WantAddRequest): Promise<WantsReply>
+  wantRemove(wants: readonly string[]): Promise<WantRemoveReply>
+  /** The site's want list, as a file. */
+  wantExport(): Promise<Buffer>
+  /** The site's have digest, as a file. */
+  have(options: { readonly drives: boolean }): Promise<Buffer>
+  missing(request: MissingRequest, onEvent: (event: MissingEvent) => void): Promise<void>
   jobs(): Promise<JobsReply>
   /** A job as it stands and what happens, to its end. */
   followJob(id: number, onEvent: (event: JobEvent) => void): Promise<void>
@@ -91,8 +106,7 @@ function send(options: RequestOptions, body?: string): Promise<IncomingMessage> 
   })
 }
 
-/** The JSON of an answer. */
-export async function readBody(reply: IncomingMessage): Promise<unknown> {
+async function readWhole(reply: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = []
   let bytes = 0
   for await (const chunk of reply as AsyncIterable<Buffer>) {
@@ -102,8 +116,14 @@ export async function readBody(reply: IncomingMessage): Promise<unknown> {
     }
     chunks.push(chunk)
   }
+  return Buffer.concat(chunks)
+}
+
+/** The JSON of an answer. */
+export async function readBody(reply: IncomingMessage): Promise<unknown> {
+  const body = await readWhole(reply)
   try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'))
+    return JSON.parse(body.toString('utf8'))
   } catch (error) {
     throw new CommandError(
       'the answer is not JSON',
@@ -195,6 +215,20 @@ export function createClient(settings: Settings): Client {
     }
   }
 
+  /** The answer as it is. */
+  const askForBytes = async (path: string): Promise<Buffer> => {
+    let reply
+    try {
+      reply = await attempt(path)
+      if (reply.statusCode === 200) return await readWhole(reply)
+      throw refusal(await readBody(reply), reply.statusCode)
+    } catch (error) {
+      throw brokeOff(error)
+    } finally {
+      reply?.destroy()
+    }
+  }
+
   /** The answer's lines, as they come. */
   const askForLines = async (
     path: string,
@@ -236,6 +270,13 @@ export function createClient(settings: Settings): Client {
     peers: () => get('peers', none),
     fetch: (paths, onEvent) =>
       askForLines('/api/v1/fetch', JSON.stringify({ paths }), line => onEvent(line as FetchEvent)),
+    wants: () => get('wants', none),
+    wantAdd: wish => ask('/api/v1/wants/add', JSON.stringify(wish)),
+    wantRemove: wants => ask('/api/v1/wants/remove', JSON.stringify({ wants })),
+    wantExport: () => askForBytes('/api/v1/wants/export'),
+    have: ({ drives }) => askForBytes(`/api/v1/have${drives ? '?drives=1' : ''}`),
+    missing: (wish, onEvent) =>
+      askForLines('/api/v1/missing', JSON.stringify(wish), line => onEvent(line as MissingEvent)),
     jobs: () => get('jobs', none),
     followJob: (id, onEvent) =>
       askForLines(`/api/v1/jobs/${id}/events`, undefined, line => onEvent(line as JobEvent)),

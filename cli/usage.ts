@@ -4,6 +4,7 @@ import { ARCHIVE_COMMANDS } from './usage-archives.ts'
 import { DRIVE_COMMANDS } from './usage-drives.ts'
 import { SHIPMENT_COMMANDS } from './usage-shipments.ts'
 import { SITE_COMMANDS } from './usage-site.ts'
+import { WANT_COMMANDS } from './usage-wants.ts'
 
 /** One command of `narwharf`. */
 export interface CommandUsage {
@@ -42,6 +43,7 @@ Examples:
 /** What stands above the commands of a group. */
 export const GROUPS: Readonly<Record<string, string>> = {
   site: 'make a site, keep its key, name its admins',
+  want: 'say what the site wishes for',
 }
 
 /** Every command, in the order of `narwharf --help`. */
@@ -119,6 +121,7 @@ export const COMMANDS: readonly CommandUsage[] = [
   ...DRIVE_COMMANDS,
   ...SHIPMENT_COMMANDS,
   ...ARCHIVE_COMMANDS,
+  ...WANT_COMMANDS,
   ...SITE_COMMANDS,
   {
     name: 'fetch',
