@@ -136,10 +136,17 @@ export function createArchiveClient(settings: Settings): ArchiveClient {
         if (!answered) throw unreadable ?? brokeOff(error)
       } finally {
         archive.destroy()
+        signatures?.stream.destroy()
         sent.destroy()
         await feeding
       }
       if (unreadable !== undefined) throw unreadable
+      if (!answered) {
+        throw new CommandError(
+          'the daemon broke off',
+          'run it again: what came of the archive so far is not written twice',
+        )
+      }
     },
     async exportPaths(wish, onBytes, onEvent) {
       const socket = await findSocket(settings)

@@ -39,9 +39,9 @@ const cannotRead = (file: string, error: unknown): CommandError =>
 /** A file as a stream, and its size where it has one. */
 async function openFile(file: string): Promise<{ stream: Readable; size: number | undefined }> {
   try {
-    const handle = await open(file)
-    const facts = await handle.stat()
+    const facts = await stat(file)
     if (facts.isDirectory()) throw new Error('it is a directory')
+    const handle = await open(file)
     const stream = createReadStream(file, { fd: handle, highWaterMark: READ_BYTES })
     return { stream, size: facts.isFile() ? facts.size : undefined }
   } catch (error) {
@@ -148,11 +148,11 @@ export const importArchive: Command = async context => {
   const fromStdin = file === '-'
   if (fromStdin && io.stdin === undefined)
     throw cannotRead('standard input', new Error('it is closed'))
+  const signatures = await openSide(file, options.signatures)
   const { stream, size } =
     fromStdin && io.stdin !== undefined
       ? { stream: io.stdin, size: undefined }
       : await openFile(file)
-  const signatures = await openSide(file, options.signatures)
   const result: Result = { accepted: [], there: [], refused: [], narBytes: 0 }
   const progress = createProgress(io, out, size)
   const say = (line: string): void => {

@@ -25,6 +25,9 @@ export interface ArchiveSources {
 /** How often an empty line says that the daemon is still at work: clients give up after a minute. */
 const HEARTBEAT_MS = 10_000
 
+/** How long a sender has to read the answer that its archive is not read on. */
+const LEFT_AFTER_MS = 5000
+
 /** Paths of one request: a shell's argument list. */
 const PATHS_MAX = 10_000
 
@@ -74,11 +77,10 @@ async function write(response: ServerResponse, bytes: Buffer | string): Promise<
 
 /** The first bytes of a stream, told piece by piece, and then the rest as a stream of its own. */
 async function takeFirst(
-  body: AsyncIterable<Buffer>,
+  iterator: AsyncIterator<Buffer>,
   count: number,
   take: (bytes: Buffer) => void,
 ): Promise<AsyncIterable<Buffer>> {
-  const iterator = body[Symbol.asyncIterator]()
   let left = count
   let first: Buffer | undefined
   while (left > 0) {
@@ -102,7 +104,7 @@ async function takeFirst(
 }
 
 async function readSignatures(
-  body: IncomingMessage,
+  body: AsyncIterator<Buffer>,
   count: number,
   storeDir: string,
 ): Promise<readonly [SignatureBook, AsyncIterable<Buffer>]> {
@@ -139,6 +141,15 @@ export function addArchivesApi(server: FastifyInstance, sources: ArchiveSources)
   })
 }
 
+/**
+ * Ends a request of which not all was read. Its sender is to see the answer first, which a connection closed at once would
+ * take from it; an archive of many gigabytes is not waited for.
+ */
+function leave(body: IncomingMessage): void {
+  const timer = setTimeout(() => body.destroy(), LEFT_AFTER_MS)
+  body.once('close', () => clearTimeout(timer)).resume()
+}
+
 async function takeImport(
   reply: FastifyReply,
   body: IncomingMessage,
@@ -150,16 +161,17 @@ async function takeImport(
   response.writeHead(200, { 'Content-Type': 'application/x-ndjson' })
   const heartbeat = setInterval(() => response.write('\n'), HEARTBEAT_MS)
   const say = (event: ImportEvent) => write(response, `${JSON.stringify(event)}\n`)
+  const iterator = body.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer>
   try {
-    const [signatures, bytes] = await readSignatures(body, query.signatures, storeDir)
+    const [signatures, bytes] = await readSignatures(iterator, query.signatures, storeDir)
     const { title, size, trust } = query
     await importArchive({ title, totalBytes: size, bytes }, { signatures, trust }, say)
   } catch (error) {
     await say({ event: 'failed', error: describe(error) })
   } finally {
     clearInterval(heartbeat)
-    // What is still on its way is not waited for: it may be an archive of many gigabytes.
-    response.end(() => body.destroy())
+    void iterator.return?.()
+    response.end(() => leave(body))
   }
   return reply
 }

@@ -69,7 +69,7 @@ export interface RunOptions {
   /** Width of the terminal, or what else reads. */
   readonly columns?: number | 'no terminal'
   /** What is piped in. */
-  readonly stdin?: string
+  readonly stdin?: string | Buffer
 }
 
 /** Runs a command line in this process, as a user with an empty home and, unless told, a terminal of 80 columns without colours. */
