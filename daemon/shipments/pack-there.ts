@@ -86,6 +86,8 @@ export interface There extends TargetPaths {
   indexed(): Iterable<HashPart>
   /** Whether that said that the depot built it. */
   wasBuiltHere(hashPart: HashPart): boolean
+  /** Whether a file of that URL lies there and is known to be right: paths of one content share it. */
+  hasFile(url: string): boolean
   /** It was written, and read on the way. */
   noteWritten(narinfo: NarInfo): void
   /** Remembers over a kill what was written a while ago. */
@@ -103,6 +105,7 @@ export async function createThere(options: ThereOptions): Promise<There> {
   })
   const own = await readOwnIndex(dir, options.sign)
   const written = new Map<HashPart, Uint8Array>()
+  const rightFiles = new Set<string>()
   let unremembered: { readonly part: HashPart; readonly at: number }[] = []
 
   const holdingOf = (part: HashPart) => {
@@ -138,6 +141,12 @@ export async function createThere(options: ThereOptions): Promise<There> {
   }
 
   const isRight = async (entry: ShipmentEntry): Promise<boolean> => {
+    const right = await knownRight(entry)
+    if (right && entry.parts === undefined) rightFiles.add(entry.info.url)
+    return right
+  }
+
+  const knownRight = async (entry: ShipmentEntry): Promise<boolean> => {
     const { fileHash, storePath } = entry.info
     const part = hashPartOf(storePath)
     // The index says where a file is by its hash: without one nothing can be vouched for.
@@ -182,8 +191,10 @@ export async function createThere(options: ThereOptions): Promise<There> {
       if (!fits || !(await isRight(entry))) return undefined
       return { info: entry.info, fileBytes: entry.info.fileSize ?? entry.info.narSize }
     },
-    noteWritten({ storePath, fileHash }) {
+    hasFile: url => rightFiles.has(url),
+    noteWritten({ storePath, fileHash, url }) {
       const part = hashPartOf(storePath)
+      rightFiles.add(url)
       if (fileHash !== undefined) written.set(part, fileHash.bytes)
       unremembered.push({ part, at: performance.now() })
     },

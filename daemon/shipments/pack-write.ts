@@ -2,9 +2,10 @@ import { fail } from '../../protocol/errors.ts'
 import { hashPartOf } from '../../protocol/store-path.ts'
 import type { CacheIntake } from '../holders/cache-dir-intake.ts'
 import type { Candidate } from '../substitution/candidates.ts'
-import type { ClosureNode, TargetPaths } from './pack-closure.ts'
+import type { ClosureNode } from './pack-closure.ts'
 import type { PackSources } from './pack-source.ts'
 import type { Staged, Stager, Staging } from './pack-stage.ts'
+import type { There } from './pack-there.ts'
 
 // A list of paths onto the drive, in its order: some at a time are copied and checked, and many at a time get their names, so
 // that the drive writes out large amounts seldom rather than small ones all the time.
@@ -23,7 +24,7 @@ export interface WriteOptions {
   readonly order: readonly number[]
   readonly dir: string
   readonly sources: PackSources
-  readonly target: Pick<TargetPaths, 'find'>
+  readonly target: Pick<There, 'find' | 'hasFile'>
   readonly stager: Stager
   readonly intake: Pick<CacheIntake, 'settle'>
   /** Throws when the target is not what it was. */
@@ -123,6 +124,15 @@ export async function writePaths(options: WriteOptions): Promise<WriteOutcome> {
     full = true
   }
 
+  /** Paths of one content have one file: what stands is not put there again. */
+  const sharing = async (staged: Staged): Promise<Staged> => {
+    const { taken, parts } = staged
+    const isThere = parts === undefined && target.hasFile(taken.narinfo.url)
+    if (!isThere || taken.unfinished === undefined) return staged
+    await stager.drop(staged)
+    return { taken: { ...taken, unfinished: undefined } }
+  }
+
   const take = async (at: number, result: Fetched): Promise<void> => {
     const node = nodeAt(at)
     const lacks = node.references.find(reference => missing.has(reference))
@@ -144,7 +154,7 @@ export async function writePaths(options: WriteOptions): Promise<WriteOutcome> {
           await stager.drop(result.staged)
           return lost(`${nodeAt(lacks).storePath}, which it refers to, is missing`)
         }
-        batch.push({ at, staged: result.staged })
+        batch.push({ at, staged: await sharing(result.staged) })
         batchBytes += result.staged.taken.narinfo.fileSize ?? 0
         if (batch.length >= BATCH_PATHS || batchBytes >= BATCH_BYTES) await settle()
     }
