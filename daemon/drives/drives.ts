@@ -98,8 +98,8 @@ export function createDrives(options: DrivesOptions): DrivesRoom {
       holders.remove(drive.holder.id)
       void drive.holder.close()
     }
-    book.went(drive)
     events.emit('drive:gone', drive.id, problem)
+    book.went(drive)
   }
 
   const add = (key: string, mount: Mount, adopted: boolean): Place => {

@@ -15,7 +15,7 @@ import { createDriveLookup, driveOriginOf } from './drive-lookup.ts'
 import { openDriveNar } from './drive-nar.ts'
 import { createDriveNames } from './drive-names.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
-import type { Holder, Holding } from './holder.ts'
+import type { HeldPath, Holder, Holding } from './holder.ts'
 import { createReachability } from './reachability.ts'
 
 // A flat binary cache on a drive. It is read as a cache directory is, but for three things: whoever made it is a stranger, so
@@ -147,13 +147,17 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
     if (batch.length > 0) yield batch
   }
 
-  async function* paths(): AsyncGenerator<readonly StorePath[], void, undefined> {
+  async function* heldPaths(): AsyncGenerator<readonly HeldPath[], void, undefined> {
     await opening
     const nars = index === undefined ? undefined : await names.nars()
     for await (const batch of entries()) {
       const there = batch.filter(entry => nars?.mayHave(entry.info.url) ?? true)
-      yield there.map(entry => entry.info.storePath)
+      yield there.map(({ info: { storePath, narSize } }) => ({ storePath, narSize }))
     }
+  }
+
+  async function* paths(): AsyncGenerator<readonly StorePath[], void, undefined> {
+    for await (const batch of heldPaths()) yield batch.map(({ storePath }) => storePath)
   }
 
   const open = async (): Promise<void> => {
@@ -224,6 +228,7 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
     ...createDriveExtras({ files, pool, check, isCurrent, fileOf, openNar, entries, find: find }),
     entries,
     paths,
+    heldPaths,
     generation: () => (isUp() ? `${index?.id ?? '-'}/${names.generation()}` : 'down'),
   }
 }

@@ -167,6 +167,8 @@ export interface Holder {
 
   /** Every store path held, in no particular order: may take long, must not block (yields between batches), memory bounded. */
   paths(): AsyncIterable<readonly StorePath[]>
+  /** The same with sizes, where `find` takes its time: a walk would ask for each. */
+  heldPaths?(): AsyncIterable<readonly HeldPath[]>
   /** Where what came and went is found much cheaper than by `paths()`: a follower of its own for each listener. */
   follow?(): HolderFollower
   /** A number that changes whenever `paths()` may differ from before (cheap). */

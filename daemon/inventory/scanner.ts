@@ -96,6 +96,7 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
   }
 
   const sizeOf = (storePath: StorePath): number | undefined => {
+    if (holder.heldPaths !== undefined) return undefined
     const found = holder.find(hashPartOf(storePath))
     return found === undefined || found instanceof Promise ? undefined : found.info.narSize
   }
@@ -112,7 +113,7 @@ export function createScanner(holder: Holder, parts: ScannerParts): Scanner {
     try {
       const { signal } = abort
       const options = { sizeOf, signal }
-      const walk = follower?.all() ?? holder.paths()
+      const walk = follower?.all() ?? holder.heldPaths?.() ?? holder.paths()
       const result = await catalog.holdings.replaceAll(holder.id, walk, options)
       if (signal.aborted) return
       rest()
