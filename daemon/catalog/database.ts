@@ -22,8 +22,12 @@ const DAMAGED_KEPT = 3
  */
 const CHECKED_WHOLE_BYTES = 256 * 1024 * 1024
 
-/** Page cache of a reading connection, KiB: a warm lookup stays in memory, and 150 MB stay enough for the daemon. */
-const CACHE_KIB = 16 * 1024
+/**
+ * Page cache of a connection, KiB. The writer's is for trees that rows go into at random; a lookup that finds its page in the
+ * kernel's cache instead costs 1.4 of 11 us more, and 150 MB are to be enough for the daemon.
+ */
+const WRITER_CACHE_KIB = 16 * 1024
+const READER_CACHE_KIB = 3 * 1024
 
 /** How long a connection waits for the other's write, ms: only the first moments of a start can meet. */
 const BUSY_TIMEOUT_MS = 5000
@@ -44,7 +48,7 @@ function migrations(): readonly { readonly version: number; readonly sql: string
 export function connect(file: string, options: { readonly readOnly: boolean }): Database {
   const database = new SqliteDatabase(file, { timeout: BUSY_TIMEOUT_MS })
   try {
-    database.pragma(`cache_size = -${CACHE_KIB}`)
+    database.pragma(`cache_size = -${options.readOnly ? READER_CACHE_KIB : WRITER_CACHE_KIB}`)
     database.pragma('temp_store = MEMORY')
     database.pragma('foreign_keys = ON')
     if (options.readOnly) {

@@ -52,8 +52,8 @@ export interface SubstitutionOptions {
   readonly narinfoCacheBytes?: number | undefined
 }
 
-/** 16 MiB hold the narinfos of some 7,000 paths, twice what a desktop asks for in an upgrade; the catalog has the rest. */
-export const NARINFO_CACHE_BYTES = 16 * 1024 * 1024
+/** 12 MiB hold the narinfos of some 7,500 paths, twice what a desktop asks for in an upgrade; the catalog has the rest. */
+export const NARINFO_CACHE_BYTES = 12 * 1024 * 1024
 
 /** Narinfos kept over restarts (the catalog): the proof, signature and text of a path are made once, not once per start. */
 export interface NarinfoStore {

@@ -9,7 +9,7 @@ import { freePort, tempDir, type Scope } from './scope.ts'
 export const PROGRAM = process.env.NARWHARF_PROGRAM ?? join(process.cwd(), 'dist/cli/main.js')
 
 /** As the program's first line has it. */
-export const NODE_FLAGS: readonly string[] = ['--max-semi-space-size=2']
+export const NODE_FLAGS: readonly string[] = ['--max-semi-space-size=2', '--v8-pool-size=1']
 
 /** Why no daemon can be started, or false: for tap's `skip`. */
 export const daemonSkip: false | string = existsSync(PROGRAM) ? false : 'needs npm run build'
