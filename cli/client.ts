@@ -81,6 +81,9 @@ export interface Client {
 /** How long a daemon may take over an answer: a search over a million paths takes seconds. */
 const TIMEOUT_MS = 60_000
 
+/** A slow stick with gigabytes waiting to be written to it takes this long to be ejected. */
+const EJECT_TIMEOUT_MS = 15 * 60_000
+
 /** Longest answer that is read: 200 queries with 1,000 matches each stay far below. */
 const REPLY_LIMIT_BYTES = 1 << 28
 
@@ -90,14 +93,18 @@ export class NotRunningError extends CommandError {}
 export const isCode = (error: unknown, ...codes: readonly string[]): boolean =>
   codes.includes((error as NodeJS.ErrnoException).code ?? '')
 
-function send(options: RequestOptions, body?: string): Promise<IncomingMessage> {
+function send(
+  options: RequestOptions,
+  body?: string,
+  timeoutMs = TIMEOUT_MS,
+): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     const sent = request(options, resolve)
     sent.once('error', reject)
-    sent.setTimeout(TIMEOUT_MS, () =>
+    sent.setTimeout(timeoutMs, () =>
       sent.destroy(
         new CommandError(
-          `the daemon gave no answer within ${TIMEOUT_MS / 1000} s`,
+          `the daemon gave no answer within ${timeoutMs / 1000} s`,
           'look at its log: journalctl -u narwharf',
         ),
       ),
@@ -173,13 +180,17 @@ export const brokeOff = (error: unknown): CommandError =>
 export function createClient(settings: Settings): Client {
   const { config, sockets } = settings
 
-  const attempt = async (path: string, body?: string): Promise<IncomingMessage> => {
+  const attempt = async (
+    path: string,
+    body?: string,
+    timeoutMs?: number,
+  ): Promise<IncomingMessage> => {
     const how =
       body === undefined ? {} : { method: 'POST', headers: { 'content-type': 'application/json' } }
     let forbidden: string | undefined
     for (const socketPath of sockets) {
       try {
-        return await send({ socketPath, path, ...how }, body)
+        return await send({ socketPath, path, ...how }, body, timeoutMs)
       } catch (error) {
         if (isCode(error, 'EACCES', 'EPERM')) forbidden ??= socketPath
         else if (!isCode(error, 'ENOENT', 'ECONNREFUSED', 'ENOTDIR')) throw error
@@ -201,10 +212,10 @@ export function createClient(settings: Settings): Client {
     }
   }
 
-  const ask = async <Reply>(path: string, sent?: string): Promise<Reply> => {
+  const ask = async <Reply>(path: string, sent?: string, timeoutMs?: number): Promise<Reply> => {
     let reply
     try {
-      reply = await attempt(path, sent)
+      reply = await attempt(path, sent, timeoutMs)
       const body = await readBody(reply)
       if (reply.statusCode === 200) return body as Reply
       throw refusal(body, reply.statusCode)
@@ -284,7 +295,7 @@ export function createClient(settings: Settings): Client {
     startJob: (path, wish, onEvent) =>
       askForLines(`/api/v1/${path}`, JSON.stringify(wish), line => onEvent(line as JobEvent)),
     drives: () => get('drives', none),
-    eject: drive => ask('/api/v1/drives/eject', JSON.stringify({ drive })),
+    eject: drive => ask('/api/v1/drives/eject', JSON.stringify({ drive }), EJECT_TIMEOUT_MS),
     members: () => get('members', none),
     siteInit: name => post('init', { name }),
     siteRecovery: () => post('recovery', {}),
