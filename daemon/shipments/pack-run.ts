@@ -94,7 +94,7 @@ export async function packPart(work: PartWork, plan: PackPlan): Promise<PackedPa
     packed.push(...order)
     if (outcome.full) {
       job.note('the drive is full', 'warning')
-      left = order.filter(position => !missing.has(position))
+      left = outcome.unfit
       break
     }
     if (parts > 1 || round === ROUNDS_MAX || outcome.written === 0) break

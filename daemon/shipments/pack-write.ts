@@ -43,6 +43,8 @@ export interface WriteOutcome {
   readonly missing: ReadonlyMap<number, string>
   /** The drive was full before the end. */
   readonly full: boolean
+  /** Positions of what it had no room for. */
+  readonly unfit: readonly number[]
 }
 
 type Fetched = Staging | { readonly state: 'there' }
@@ -87,6 +89,10 @@ export async function writePaths(options: WriteOptions): Promise<WriteOutcome> {
   const { nodes, order, sources, target, stager, intake, dir, signal, check, onDone } = options
   const missing = new Map<number, string>()
   const totals = { written: 0, bytes: 0, there: 0 }
+  /** What stands there now. */
+  const standing = new Set<number>()
+  /** What the drive had no room for, and what needs it. */
+  const unfit = new Set<number>()
   let full = false
   let batch: { readonly at: number; readonly staged: Staged }[] = []
   let batchBytes = 0
@@ -115,6 +121,7 @@ export async function writePaths(options: WriteOptions): Promise<WriteOutcome> {
     for (const { staged } of settling) await stager.nameParts(staged)
     const { narinfos, problem } = await intake.settle(settling.map(({ staged }) => staged.taken))
     for (const { at, staged } of settling.slice(0, narinfos)) {
+      standing.add(at)
       totals.written++
       totals.bytes += staged.taken.narinfo.fileSize ?? 0
       onDone(nodeAt(at), 'written')
@@ -136,16 +143,19 @@ export async function writePaths(options: WriteOptions): Promise<WriteOutcome> {
   const take = async (at: number, result: Fetched): Promise<void> => {
     const node = nodeAt(at)
     const lacks = node.references.find(reference => missing.has(reference))
+    const isUnfit = node.references.some(reference => unfit.has(reference))
     const lost = (problem: string): void => {
       missing.set(at, problem)
       onDone(node, 'missing')
     }
     switch (result.state) {
       case 'there':
+        standing.add(at)
         totals.there++
         onDone(node, 'there')
         return
       case 'full':
+        unfit.add(at)
         return
       case 'missing':
         return lost(result.problem)
@@ -153,6 +163,10 @@ export async function writePaths(options: WriteOptions): Promise<WriteOutcome> {
         if (lacks !== undefined) {
           await stager.drop(result.staged)
           return lost(`${nodeAt(lacks).storePath}, which it refers to, is missing`)
+        }
+        if (isUnfit) {
+          unfit.add(at)
+          return stager.drop(result.staged)
         }
         batch.push({ at, staged: await sharing(result.staged) })
         batchBytes += result.staged.taken.narinfo.fileSize ?? 0
@@ -163,13 +177,15 @@ export async function writePaths(options: WriteOptions): Promise<WriteOutcome> {
   try {
     const items = order.map(at => ({ at, bytes: nodeAt(at).fileBytes }))
     for await (const { at, result } of inOrder(items, fetchOne)) {
-      if (full && result.state === 'staged') await stager.drop(result.staged)
-      else await take(at, result)
+      await take(at, result)
     }
     await settle()
   } catch (error) {
     for (const { staged } of batch) await stager.drop(staged)
     throw error
   }
-  return { ...totals, missing, full }
+  return {
+    ...{ ...totals, missing, full },
+    unfit: full ? order.filter(at => !standing.has(at) && !missing.has(at)) : [],
+  }
 }
