@@ -19,6 +19,25 @@ export const DRIVE_COMMANDS: readonly CommandUsage[] = [
     load: async () => (await import('./commands/drives.ts')).drives,
   },
   {
+    name: 'merge',
+    arguments: '<drive>',
+    summary: 'bring what lies on a drive into the cache',
+    about:
+      'Copies what a shipment or any flat binary cache has and the site lacks into this host’s cache: what is trusted, wished-' +
+      'for paths first, each checked on the way. The drive is named as `drives` shows it, or by a directory. Run again it does ' +
+      'the rest; on a keeper it runs by itself when a drive is plugged. Exit status 0 if all is there, 3 if something is ' +
+      'left, which is listed, 1 if it failed.',
+    options: [
+      ['--trust', 'take what has no trusted signature too: this host answers for it'],
+      ['--everything', 'take what other keepers keep already too'],
+    ],
+    examples: [
+      ['narwharf merge KERGUELEN-2', 'a drive by its name'],
+      ['narwharf merge /mnt/old-cache --trust', 'a cache that nobody signed, made by oneself'],
+    ],
+    load: async () => (await import('./commands/merge.ts')).merge,
+  },
+  {
     name: 'jobs',
     arguments: '[number]',
     summary: 'list work that takes long, running and done',

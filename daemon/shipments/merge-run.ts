@@ -46,12 +46,18 @@ export interface MergeRunResult {
   readonly gone: boolean
 }
 
+/** What is asked of the copying threads at a time; the next such slice is asked for before this one is done. */
+const SLICE_PATHS = 64
+const SLICE_BYTES = 64 * 1024 * 1024
+
 /**
- * A batch: large enough that writing it out is paid once for many (measured: 64 paths cost a third more than 512), small
- * enough that what came is offered soon and that a kill takes little away.
+ * What gets its names together. Writing it out is paid once for all of it, and on a busy disk that takes seconds: meanwhile
+ * copying goes on, and the next batch grows up to the limit. What a kill takes away is one batch.
  */
 const BATCH_PATHS = 512
 const BATCH_BYTES = 256 * 1024 * 1024
+const BATCH_MAX_PATHS = 4096
+const BATCH_MAX_BYTES = 1024 ** 3
 
 /** Files of a batch that cannot be read before the drive itself is looked at. */
 const UNREADABLE_SUSPICIOUS = 3
@@ -79,39 +85,46 @@ export async function runMerge(run: MergeRun): Promise<MergeRunResult> {
     plan.stateOf(lacking) === 'no-room' ? 'no-room' : 'parked'
 
   let at = 0
-  /** The next paths that may come and fit; `coming` are those of the batch before, which may not stand yet. */
-  const nextBatch = async (coming: ReadonlySet<number>): Promise<Set<number>> => {
-    const batch = new Set<number>()
-    const expected = new Set(coming)
-    let room = await space.room()
+  /** Paths that are being copied or wait for their names: what refers to them may be copied too. */
+  const coming = new Set<number>()
+  /** Bytes of what is being copied, which the disk does not know of yet. */
+  let copying = 0
+  const costOf = (path: number): number => plan.sizeOf(path) + PATH_OVERHEAD_BYTES
+
+  /** The next paths that may come and fit. */
+  const nextSlice = async (): Promise<Set<number>> => {
+    const slice = new Set<number>()
+    let room = (await space.room()) - copying
     let size = 0
-    while (at < order.length && batch.size < BATCH_PATHS && size < BATCH_BYTES) {
+    while (at < order.length && slice.size < SLICE_PATHS && size < SLICE_BYTES) {
       const path = order[at++] as number
-      const lacking = plan.lackingOf(path, expected)
-      const cost = plan.sizeOf(path) + PATH_OVERHEAD_BYTES
+      const lacking = plan.lackingOf(path, coming)
+      const cost = costOf(path)
       if (lacking !== undefined) plan.setState(path, blockedBy(lacking))
       else if (cost > room) plan.setState(path, 'no-room')
       else {
         room -= cost
         size += cost
-        expected.add(path)
-        batch.add(path)
+        coming.add(path)
+        slice.add(path)
       }
     }
-    return batch
+    return slice
   }
 
-  const copy = (batch: ReadonlySet<number>): Promise<Copied[]> =>
-    Promise.all(
-      [...batch].map(async path => {
-        const { info, files } = plan.read(path)
-        const taken: Taken = isOver()
-          ? { state: 'stopped' }
-          : await intake.take({ info, files, root, vouched })
-        run.onProgress({ what: info.storePath })
-        return { path, info, taken }
-      }),
-    )
+  const copyOne = async (path: number): Promise<Copied> => {
+    const cost = costOf(path)
+    copying += cost
+    space.took(cost)
+    const { info, files } = plan.read(path)
+    const taken: Taken = isOver()
+      ? { state: 'stopped' }
+      : await intake.take({ info, files, root, vouched })
+    copying -= cost
+    if (taken.state !== 'taken') space.took(-cost)
+    run.onProgress({ what: info.storePath })
+    return { path, info, taken }
+  }
 
   const stand = async (taken: readonly (TakenNar & { readonly path: number })[]): Promise<void> => {
     if (taken.length === 0) return
@@ -124,7 +137,6 @@ export async function runMerge(run: MergeRun): Promise<MergeRunResult> {
       plan.setState(path, 'came')
       came++
       bytes += narinfo.fileSize ?? 0
-      space.took((narinfo.fileSize ?? 0) + PATH_OVERHEAD_BYTES)
     }
     if (settled.problem === undefined) return
     // Only a disk that is full says so here and not before, when the NARs themselves were written.
@@ -158,7 +170,10 @@ export async function runMerge(run: MergeRun): Promise<MergeRunResult> {
       const isLost = lacking !== undefined || unwritable !== undefined
       if (lacking !== undefined) plan.setState(path, blockedBy(lacking))
       if (isLost) {
-        if (taken.state === 'taken') await intake.drop(taken)
+        if (taken.state === 'taken') {
+          await intake.drop(taken)
+          space.took(-costOf(path))
+        }
       } else if (taken.state === 'taken') {
         ready.set(path, taken)
       } else if (taken.state === 'unwritable') {
@@ -171,18 +186,41 @@ export async function runMerge(run: MergeRun): Promise<MergeRunResult> {
       }
     }
     await flush()
+    for (const { path } of batch) coming.delete(path)
   }
 
-  let finishing: Promise<void> = Promise.resolve()
-  let coming: ReadonlySet<number> = new Set()
-  while (!isOver() && at < order.length) {
-    const batch = await nextBatch(coming)
-    const copied = await copy(batch)
-    await finishing
-    finishing = finish(copied)
-    finishing.catch(() => undefined)
-    coming = batch
+  let finishing: Promise<void> | undefined
+  let gathered: Copied[] = []
+  let gatheredBytes = 0
+  const gather = async (copied: readonly Copied[]): Promise<void> => {
+    gathered.push(...copied)
+    for (const { path } of copied) gatheredBytes += plan.sizeOf(path)
+    const isBatch = gathered.length >= BATCH_PATHS || gatheredBytes >= BATCH_BYTES
+    const isLimit = gathered.length >= BATCH_MAX_PATHS || gatheredBytes >= BATCH_MAX_BYTES
+    if (isLimit || (isBatch && finishing === undefined)) await finishGathered()
   }
+  /** Begins to give names to what is gathered, once those before have theirs. */
+  const finishGathered = async (): Promise<void> => {
+    await finishing
+    const batch = gathered
+    gathered = []
+    gatheredBytes = 0
+    const now = finish(batch).finally(() => {
+      if (finishing === now) finishing = undefined
+    })
+    finishing = now
+    now.catch(() => undefined)
+  }
+
+  let slice: Promise<Copied[]> | undefined
+  while (!isOver() && at < order.length) {
+    const next = Promise.all([...(await nextSlice())].map(copyOne))
+    next.catch(() => undefined)
+    if (slice !== undefined) await gather(await slice)
+    slice = next
+  }
+  if (slice !== undefined) await gather(await slice)
+  await finishGathered()
   await finishing
   if (full) {
     for (const path of order) if (plan.stateOf(path) === 'todo') plan.setState(path, 'no-room')

@@ -16,7 +16,7 @@ import { formatCacheInfo } from '../../protocol/cache-info.ts'
 import { parseNarinfo, formatNarinfo } from '../../protocol/narinfo.ts'
 import { encodeNix32 } from '../../protocol/nix32.ts'
 import type { NarInfo } from '../../protocol/path-info.ts'
-import { formatPublicKey, generateKeyPair, publicKeyOf, sign } from '../../protocol/signature.ts'
+import { formatPublicKey, parseSecretKey, publicKeyOf, sign } from '../../protocol/signature.ts'
 import {
   baseNameOf,
   hashPartOf,
@@ -26,7 +26,10 @@ import {
 import { tempDir, type Scope } from './scope.ts'
 import { fileNar } from './trust-rig.ts'
 
-export const depotKey = generateKeyPair('depot-1')
+/** One for all processes of a test; it guards nothing. */
+export const depotKey = parseSecretKey(
+  'depot-1:xFtQXep5kqU9z2O/sDUkflqKhHkQqTh1aCPjSzLFzorW95Dvs0zI6krzURUyWxg6cV5lz1pCzVWom5KGQEaRmA==',
+)
 export const depotPublicKey = formatPublicKey(publicKeyOf(depotKey))
 
 /** A store path by its name alone. */
@@ -199,7 +202,7 @@ export async function mergeRig(t: Scope, options: MergeRigOptions = {}) {
     const { shipment, ...rest } = facts
     const id = rest.id ?? basename(dir)
     const holder = createDriveHolder({
-      ...{ driveId: id, dir, pool, events, expectedStoreDir: '/nix/store' },
+      ...{ driveId: id, name: id, dir, pool, events, expectedStoreDir: '/nix/store' },
       ...(shipment?.signedBy !== undefined && {
         index: { manifest: shipment.manifest, file: join(stateDir, `${id}.index`) },
       }),
