@@ -15,6 +15,7 @@ import { createNarPool } from '../../daemon/workers/create-nar-pool.ts'
 import { formatCacheInfo } from '../../protocol/cache-info.ts'
 import { parseNarinfo, formatNarinfo } from '../../protocol/narinfo.ts'
 import { encodeNix32 } from '../../protocol/nix32.ts'
+import type { ShipmentEntry } from '../../protocol/shipment-index.ts'
 import type { NarInfo } from '../../protocol/path-info.ts'
 import { formatPublicKey, parseSecretKey, publicKeyOf, sign } from '../../protocol/signature.ts'
 import {
@@ -74,12 +75,24 @@ export function writeSampleCache(dir: string, paths: readonly SamplePath[]): Nar
   })
 }
 
+/** The entries of such a cache as its narinfos tell, in no order. */
+export async function* sampleEntries(dir: string): AsyncGenerator<readonly ShipmentEntry[]> {
+  for (const name of readdirSync(dir)) {
+    if (!name.endsWith('.narinfo')) continue
+    yield [{ info: parseNarinfo(readFileSync(join(dir, name))), builtHere: false }]
+  }
+}
+
 /** What is wrong with a cache directory: unfinished files, narinfos without what they name, NARs that are not right. */
-export function flawsOf(dir: string, options: { readonly partial?: boolean } = {}): string[] {
+export function flawsOf(
+  dir: string,
+  options: { readonly partial?: boolean; readonly killed?: boolean } = {},
+): string[] {
   const flaws: string[] = []
   for (const place of ['', 'nar']) {
     for (const name of readdirSync(join(dir, place))) {
-      if (name.startsWith('.narwharf')) flaws.push(`${place}/${name} is left`)
+      if (options.killed !== true && name.startsWith('.narwharf'))
+        flaws.push(`${place}/${name} is left`)
     }
   }
   for (const name of readdirSync(dir)) {
