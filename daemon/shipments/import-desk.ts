@@ -33,6 +33,8 @@ export interface ReadProblem {
 
 /** What came of a `read`: paths before the problem are whole. */
 export interface ReadReply {
+  /** The buffer that was handed over, back for other bytes. */
+  readonly buffer?: ArrayBuffer | undefined
   readonly paths: readonly UnpackedPath[]
   readonly problem?: ReadProblem | undefined
 }
@@ -51,15 +53,16 @@ function describe(error: unknown): ReadProblem {
 export function createImportDesk({ narDir, prefix, storeDir }: ImportPlace) {
   const unpacker = createUnpacker(narDir, prefix, storeDir)
   const read = (bytes: Uint8Array | undefined): ReadReply => {
+    const buffer = bytes?.buffer as ArrayBuffer | undefined
     try {
       if (bytes === undefined) unpacker.end()
       else unpacker.write(bytes)
-      return { paths: unpacker.take() }
+      return { paths: unpacker.take(), buffer }
     } catch (error) {
       const paths = unpacker.take()
       // Room for the narinfos of what came before it.
       unpacker.close()
-      return { paths, problem: describe(error) }
+      return { paths, problem: describe(error), buffer }
     }
   }
   return (message: ToImport): FromImport => {

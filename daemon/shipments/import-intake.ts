@@ -21,6 +21,8 @@ export interface AcceptedPath {
 
 /** The cache's side of one import. */
 export interface ImportIntake {
+  /** A buffer for the next bytes. Two or three serve an archive of any length: nothing is left for a garbage collector that sees no need. */
+  buffer(): Buffer
   /** Takes on the next bytes, or says that none follow. Calls are worked off in their order. Rejects when the thread is lost. */
   read(bytes: Uint8Array | undefined): Promise<ReadReply>
   /** Makes paths stand, in this order: the first `standing` of them do, and of the others, if there was a problem, nothing is left. */
@@ -32,6 +34,9 @@ export interface ImportIntake {
   /** Ends the thread and leaves nothing unfinished behind. */
   close(): Promise<void>
 }
+
+/** Bytes of the archive that are looked at together. */
+const PIECE_BYTES = 1024 * 1024
 
 /** V8 heap of the thread, MiB; its buffers lie outside. */
 const HEAP_MIB = 48
@@ -91,10 +96,16 @@ export function startImportIntake(
   const prefix = `${UNFINISHED}${process.pid}-import-${++imports}-`
   const narDir = join(dir, 'nar')
   const thread = startThread({ narDir, prefix, storeDir })
+  const idle: ArrayBuffer[] = []
   let closed = false
 
   return {
-    read: async bytes => (await thread.ask({ op: 'read', bytes })) as ReadReply,
+    buffer: () => Buffer.from(idle.pop() ?? new ArrayBuffer(PIECE_BYTES)),
+    async read(bytes) {
+      const reply = (await thread.ask({ op: 'read', bytes })) as ReadReply
+      if (reply.buffer !== undefined) idle.push(reply.buffer)
+      return reply
+    },
     async drop(paths) {
       if (paths.length === 0) return
       await thread.ask({ op: 'drop', files: paths.map(({ unfinished }) => unfinished) })

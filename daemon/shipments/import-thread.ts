@@ -6,4 +6,8 @@ import { createImportDesk, type ImportPlace, type ToImport } from './import-desk
 const port = parentPort
 if (port === null) throw new Error('import-thread is a worker thread')
 const answer = createImportDesk(workerData as ImportPlace)
-port.on('message', (message: ToImport) => port.postMessage(answer(message)))
+port.on('message', (message: ToImport) => {
+  const reply = answer(message)
+  const buffer = reply !== undefined && 'paths' in reply ? reply.buffer : undefined
+  port.postMessage(reply, buffer === undefined ? [] : [buffer])
+})

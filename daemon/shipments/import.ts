@@ -36,7 +36,7 @@ async function* importArchive(
   let bytes = 0
   let told = 0
   try {
-    for await (const piece of inPieces(archive, signal)) {
+    for await (const piece of inPieces(archive, () => intake.buffer(), signal)) {
       bytes += piece.length
       // The thread is at this piece while the one before is judged and the next comes in.
       const next = intake.read(piece)
