@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
@@ -25,7 +25,7 @@ const LIE_BYTES = 400_000
 
 const REGISTER = fileURLToPath(new URL('site/register-ts.mjs', import.meta.url))
 const LIAR = fileURLToPath(new URL('site/liar.ts', import.meta.url))
-const LAB_LIMIT_MS = 240_000
+const LAB_LIMIT_MS = 480_000
 
 t.setTimeout(LAB_LIMIT_MS)
 t.test('strangers and former members', { skip: siteSkip }, async t => {
@@ -127,14 +127,37 @@ async function liar(t: Test, site: Site): Promise<void> {
     await until('b knows what is true', NEWS_LIMIT_MS, () => knows(b, storePath, a))
   }
   await m.stop()
-  const end = await startLiar(t, site, m, claims)
+  const state = join(m.nix.dir, 'state')
+  cpSync(state, `${state}.honest`, { recursive: true, preserveTimestamps: true })
+  const { end, signal } = await startLiar(t, site, m, claims)
   try {
     await besideLiar(t, site, claims)
+    await hugeBlocks(t, b, signal)
   } finally {
     await end()
+    // It repents: what it told is not in its own files.
+    rmSync(state, { recursive: true })
+    renameSync(`${state}.honest`, state)
     await site.start('a', 'm')
   }
 }
+
+/** The liar's log grows by blocks that no host may have: it is not taken in, and its host is named. */
+async function hugeBlocks(t: Test, b: SiteHost, signal: (name: NodeJS.Signals) => void) {
+  signal('SIGUSR2')
+  await until('b names the liar', NEWS_LIMIT_MS, async () => {
+    const { peers } = await b.api<{ peers: { name: string; problem?: string }[] }>('peers')
+    return /a block of \d{8} bytes/.test(peers.find(({ name }) => name === 'm')?.problem ?? '')
+  })
+  const peak = memoryPeak(b)
+  record(t, 'a log of huge blocks: memory of the other’s daemon at its highest', peak, 'MiB')
+  t.ok(peak < MEMORY_LIMIT_MIB, 'huge blocks are not collected in memory')
+  t.equal((await b.get('/nix-cache-info')).status, 200)
+}
+
+/** MiB that a daemon took at most. */
+const memoryPeak = ({ pid }: SiteHost): number =>
+  Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
 
 /** What b gets of paths that a liar says it has. */
 async function besideLiar(t: Test, site: Site, claims: readonly Claim[]): Promise<void> {
@@ -175,9 +198,9 @@ async function besideLiar(t: Test, site: Site, claims: readonly Claim[]): Promis
   record(t, 'a liar and an honest holder: the other five installed', performance.now() - again)
   const { peers } = await b.api<{ peers: { name: string; problem?: string }[] }>('peers')
   t.match(peers.find(({ name }) => name === 'm')?.problem, /./, 'the liar is named')
-  const peak = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${b.pid}/status`, 'utf8'))?.[1]
-  record(t, 'memory of the client’s daemon at its highest', Number(peak) / 1024, 'MiB')
-  t.ok(Number(peak) / 1024 < MEMORY_LIMIT_MIB, 'memory stays bounded')
+  const peak = memoryPeak(b)
+  record(t, 'memory of the client’s daemon at its highest', peak, 'MiB')
+  t.ok(peak < MEMORY_LIMIT_MIB, 'memory stays bounded')
 }
 
 /** Starts the liar in the place of a host's daemon. */
@@ -202,8 +225,11 @@ async function startLiar(t: Test, site: Site, host: SiteHost, claims: readonly C
     if (child.exitCode !== null) throw new Error(output)
     return output.includes('lying')
   })
-  return async () => {
-    child.kill('SIGKILL')
-    await ended
+  return {
+    signal: (name: NodeJS.Signals) => void child.kill(name),
+    async end() {
+      child.kill('SIGKILL')
+      await ended
+    },
   }
 }

@@ -2,6 +2,7 @@ import { randomFillSync } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { join } from 'node:path'
+import Hypercore from 'hypercore'
 import { createCatalog } from '../../../daemon/catalog/catalog.ts'
 import { createEventBus } from '../../../daemon/events.ts'
 import { createGossip } from '../../../daemon/gossip/gossip.ts'
@@ -17,9 +18,14 @@ import { LIES, type Claim, type Lie } from './lies.ts'
 // requests for it with what its name promises. Not a daemon with a fault, but the rooms of one in the hands of an enemy.
 //
 //   node --import register-ts.mjs liar.ts STATE-DIR PORT FILE      FILE: JSON, a list of Claim
+//
+// At SIGUSR2 its log grows by blocks that are larger than any may be.
 
 const CHUNK_BYTES = 65_536
 const DRIP_MS = 200
+/** A hypercore takes blocks of 15 MB. */
+const HUGE_BYTES = 12 * 2 ** 20
+const HUGE_BLOCKS = 8
 
 const lieOf = (storePath: string): Lie => {
   const lie = LIES.find(each => storePath.endsWith(`-lie-${each}`))
@@ -126,4 +132,16 @@ const added = claims.map(({ storePath, narHash, narSize }): IndexEntry => {
   }
 })
 await gossip.append({ added, removed: [] })
+
+// eslint-disable-next-line @typescript-eslint/unbound-method -- it is called with its own core below
+const append = Hypercore.prototype.append
+process.once('SIGUSR2', () => {
+  Hypercore.prototype.append = async function (blocks) {
+    const huge = randomFillSync(Buffer.alloc(HUGE_BYTES))
+    for (let count = 0; count < HUGE_BLOCKS; count++) await append.call(this, [huge])
+    return append.call(this, blocks)
+  }
+  const [{ storePath } = { storePath: '' }] = claims
+  void gossip.append({ added: [], removed: [parseStorePath(storePath)] })
+})
 console.log('lying')
