@@ -20,6 +20,7 @@ import { createHolderList } from './holders/holder-list.ts'
 import { createNixStoreHolder } from './holders/nix-store.ts'
 import { isLoopback } from './http/audience.ts'
 import { createCounters } from './http/counters.ts'
+import { openGathering } from './gather-rooms.ts'
 import { createHttp } from './http/server.ts'
 import { createInventory } from './inventory/inventory.ts'
 import { createJobs } from './jobs/jobs.ts'
@@ -252,6 +253,11 @@ async function openRooms(
     ...{ writer: cacheWriter, push: rooms.push, siteName: () => site.membership.siteName },
     ...{ share: wants.share, wanted: wants.wanted, wantsMissing: wants.wantsMissing },
     travel: wants.travel,
+  })
+
+  openGathering({
+    ...{ config, events, catalog, substitution, jobs, drives, merges, wants },
+    ...{ writer: cacheWriter, push: rooms.push },
   })
 
   const archives = createArchives({

@@ -11,6 +11,7 @@ import type { EventBus } from './events.ts'
 import { driveHolderId } from './holders/drive.ts'
 import type { Elsewhere } from './substitution/candidates.ts'
 import type { HolderList } from './holders/holder-list.ts'
+import type { FarDrive } from './shipments/gather.ts'
 import { aloneHere, type MergeShare } from './shipments/merge-share.ts'
 import type { Members, PeerKey } from './site.ts'
 import type { Substitution } from './substitution/substitution.ts'
@@ -68,6 +69,11 @@ export interface WantRooms extends Wants {
   }[]
   /** A merge of that drive begins: tells the other keepers of it, and of theirs. */
   share(drive: Drive): MergeShare
+  /** Shipments on drives that are plugged at other hosts within reach. */
+  farDrives(): readonly FarDrive[]
+  shareFar(drive: FarDrive): MergeShare
+  /** Whether that part of a shipment was merged whole: by this host, or by anybody. */
+  isMerged(shipment: string, part: number, by: 'self' | 'anybody'): boolean
   /** Whether anybody of the site has a path, but that holder of this host. */
   siteHas(hashPart: HashPart, butHolder?: string): boolean
   /** What is on drives of other hosts, too. */
@@ -242,6 +248,23 @@ export async function openWants(parts: WantParts): Promise<WantRooms> {
       if (shipment === undefined) return aloneHere
       const { id, part } = shipment.manifest
       return sharing.begin({ shipment: id, part, drive: name })
+    },
+    shareFar: ({ name, shipment, part }) => sharing.begin({ shipment, part, drive: name }),
+    farDrives: () =>
+      notes.all().flatMap(({ host, note }) => {
+        const { up, name: hostName } = presence(host)
+        if (host === members.key || !up) return []
+        return note.drives.flatMap((drive): FarDrive[] => {
+          const { id, name, plugged, shipment, have: digest } = drive
+          if (!plugged || shipment === undefined || digest === undefined) return []
+          const has = (hashPart: HashPart) => noted.has(drive, hashPart)
+          return [{ host, hostName, id, name, shipment: shipment.id, part: shipment.part, has }]
+        })
+      }),
+    isMerged(shipment, part, by) {
+      const known = `${shipment}/${part}`
+      if (facts().merged.includes(known)) return true
+      return by === 'anybody' && notes.all().some(({ note }) => note.merged.includes(known))
     },
     keepers: () =>
       notes

@@ -8,8 +8,8 @@ const END_MS = 15_000
 export interface DriveUses {
   /** Undefined for a drive that is leaving. */
   add(id: string, what: string): DriveUse | undefined
-  /** The drive is gone. */
-  end(id: string): void
+  /** The drive is gone; `but`: it is there, with something else on it, which is what that use makes. */
+  end(id: string, but?: string): void
   /** Tells all who use those drives to end it, and waits; gives what is still going on after a while. */
   finish(ids: readonly string[]): Promise<string[]>
 }
@@ -26,8 +26,8 @@ export function createDriveUses(endMs = END_MS): DriveUses {
   const leaving = new Set<string>()
   let waiting: (() => void)[] = []
 
-  const stop = (ids: readonly string[]): void => {
-    for (const use of uses) if (ids.includes(use.id)) use.abort.abort()
+  const stop = (ids: readonly string[], but?: string): void => {
+    for (const { id, what, abort } of uses) if (ids.includes(id) && what !== but) abort.abort()
   }
   const left = (ids: readonly string[]): Use[] => [...uses].filter(({ id }) => ids.includes(id))
 
@@ -44,7 +44,7 @@ export function createDriveUses(endMs = END_MS): DriveUses {
         },
       }
     },
-    end: id => stop([id]),
+    end: (id, but) => stop([id], but),
     async finish(ids) {
       for (const id of ids) leaving.add(id)
       stop(ids)

@@ -92,8 +92,9 @@ export function createDrives(options: DrivesOptions): DrivesRoom {
     if (drive.holder !== undefined) holders.add(drive.holder)
     events.emit('drive:plugged', drive.id)
   }
-  const onWent = (drive: Drive, problem: string | undefined): void => {
-    uses.end(drive.id)
+  const onWent = (drive: Drive, problem: string | undefined, replaced: boolean): void => {
+    // What is being packed onto a drive makes another of it.
+    uses.end(drive.id, replaced ? 'ship' : undefined)
     if (drive.holder !== undefined) {
       holders.remove(drive.holder.id)
       void drive.holder.close()

@@ -18,10 +18,10 @@ export interface PlaceParts {
   uniqueId(id: string): string
   nameOf(id: string, wish: string): string
   makeHolder(drive: Pick<Drive, 'id' | 'name' | 'dir' | 'contents'>): DriveHolder
-  /** A drive is there, is another than it was, or is not there any more. */
+  /** A drive is there, is another than it was, or is not there any more; `replaced`: it comes at once with something else on it. */
   onCame(drive: Drive): void
   onChanged(drive: Drive): void
-  onWent(drive: Drive, problem: string | undefined): void
+  onWent(drive: Drive, problem: string | undefined, replaced: boolean): void
 }
 
 /** A file system that is there. */
@@ -77,10 +77,10 @@ export function openPlace(parts: PlaceParts): Place {
     }
   }
 
-  const drop = (folder: string, why: string | undefined): void => {
+  const drop = (folder: string, why: string | undefined, replaced = false): void => {
     const drive = held.get(folder)?.drive
     held.delete(folder)
-    if (drive !== undefined) parts.onWent(drive, why)
+    if (drive !== undefined) parts.onWent(drive, why, replaced)
   }
 
   /** Takes note of what the holder found out since. */
@@ -108,7 +108,7 @@ export function openPlace(parts: PlaceParts): Place {
       held.set(folder, { key, drive })
       return parts.onChanged(drive)
     }
-    drop(folder, undefined)
+    drop(folder, undefined, true)
     const drive = driveOf(place, who)
     await drive.holder?.open()
     held.set(folder, { key, drive })

@@ -13,7 +13,7 @@ import type { Substitution } from './substitution.ts'
 /** What writes a cache (daemon/holders/cache-dir-writer). */
 export interface FetchTarget {
   has(hashPart: HashPart): boolean
-  add(info: PathInfo, nar: ByteStream): Promise<unknown>
+  add(info: PathInfo, nar: ByteStream, options?: { readonly partial?: boolean }): Promise<unknown>
 }
 
 export interface FetchOptions {
@@ -36,6 +36,48 @@ interface Wanted {
   readonly candidate: Candidate | undefined
   /** Hash parts, without its own. */
   readonly references: readonly HashPart[]
+}
+
+/** Brings one path that was looked up: checked on the way, from the next holder where one fails. */
+async function bringCandidate(
+  { substitution, target }: Pick<FetchOptions, 'substitution' | 'target'>,
+  storePath: StorePath,
+  candidate: Candidate | undefined,
+  options?: { readonly partial: boolean },
+): Promise<number> {
+  if (candidate === undefined) throw new Error('nobody within reach has it')
+  const { holding, decision } = candidate
+  const { narHash, narSize } = holding.info
+  const url = {
+    hashPart: hashPartOf(storePath),
+    narHash: encodeNix32(narHash.bytes),
+    compression: 'none',
+  } as const
+  const reply = await substitution.nar(url, HERE, { resuming: false })
+  if (reply === undefined) throw new Error('every copy is damaged or went away')
+  const { signatures, ca } = decision
+  const nar = reply.open({ start: 0, end: narSize })
+  await target.add({ ...holding.info, signatures, ca }, nar, options)
+  return narSize
+}
+
+/**
+ * Brings one path without its closure; gives the bytes of its NAR. Throws where nobody has it whole, where a reference is held
+ * by nobody of the site, and CACHE_UNWRITABLE.
+ */
+export async function bringAlone(
+  options: Pick<FetchOptions, 'substitution' | 'target'> & {
+    readonly isHeld: (hashPart: HashPart) => boolean
+  },
+  storePath: StorePath,
+): Promise<number> {
+  const [candidate] = await options.substitution.candidates(hashPartOf(storePath), HERE)
+  const lacking = candidate?.holding.info.references.find(
+    reference =>
+      hashPartOf(reference) !== hashPartOf(storePath) && !options.isHeld(hashPartOf(reference)),
+  )
+  if (lacking !== undefined) throw new Error(`nobody has ${lacking}, which it refers to`)
+  return bringCandidate(options, storePath, candidate, { partial: true })
 }
 
 /** Makes the function: it tells what it does path by path, and at the end what is missing. One call at a time may run. */
@@ -80,20 +122,8 @@ export function createFetch(
       part => closure.get(part) as Wanted,
     )
 
-  const bring = async ({ storePath, candidate }: Wanted): Promise<void> => {
-    if (candidate === undefined) throw new Error('nobody within reach has it')
-    const { holding, decision } = candidate
-    const { narHash, narSize } = holding.info
-    const url = {
-      hashPart: hashPartOf(storePath),
-      narHash: encodeNix32(narHash.bytes),
-      compression: 'none',
-    } as const
-    const reply = await substitution.nar(url, HERE, { resuming: false })
-    if (reply === undefined) throw new Error('every copy is damaged or went away')
-    const { signatures, ca } = decision
-    await target.add({ ...holding.info, signatures, ca }, reply.open({ start: 0, end: narSize }))
-  }
+  const bring = ({ storePath, candidate }: Wanted): Promise<unknown> =>
+    bringCandidate(options, storePath, candidate)
 
   return async function* fetch(paths, signal) {
     const closure = await walk(paths, signal)
