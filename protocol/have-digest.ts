@@ -38,6 +38,7 @@ import {
   type Signed,
   type SignedFormat,
 } from './signed-json.ts'
+import { sortHashParts, type SortedHashParts } from './sorted-hash-parts.ts'
 import type { HashPart } from './store-path.ts'
 
 /** Most paths of a digest: as many as keep value arithmetic exact in doubles (21 + 32 bits). */
@@ -119,9 +120,13 @@ function valuesOf(salt: Uint8Array, count: number): (hashPart: HashPart) => numb
   }
 }
 
-function encodeSet(hashParts: readonly HashPart[], salt: Uint8Array): Buffer {
-  const count = hashParts.length
-  const values = Float64Array.from(hashParts, valuesOf(salt, count)).sort()
+function encodeSet(hashParts: SortedHashParts, salt: Uint8Array): Buffer {
+  const { count } = hashParts
+  const values = new Float64Array(count)
+  const valueOf = valuesOf(salt, count)
+  let filled = 0
+  for (const hashPart of hashParts) values[filled++] = valueOf(hashPart)
+  values.sort()
   // Quotients add up to less than count, and each has its one.
   const quotients = Buffer.alloc(Math.ceil((count * 2) / 8))
   const remainders = Buffer.alloc(count * REMAINDER_BYTES)
@@ -168,8 +173,20 @@ function decodeSet(bytes: Buffer, count: number): Float64Array {
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
 
-const rootOf = (sorted: readonly HashPart[]): string =>
-  sha256(Buffer.from(sorted.map(hashPart => `${hashPart}\n`).join(''), 'latin1'))
+/** Characters hashed at a time: a million hash parts are 33 MB. */
+const ROOT_STEP_CHARACTERS = 65_536
+
+function rootOf(sorted: SortedHashParts): string {
+  const hash = createHash('sha256')
+  let text = ''
+  for (const hashPart of sorted) {
+    text += `${hashPart}\n`
+    if (text.length < ROOT_STEP_CHARACTERS) continue
+    hash.update(text, 'latin1')
+    text = ''
+  }
+  return hash.update(text, 'latin1').digest('hex')
+}
 
 /**
  * The digest of a site's paths, in any order, doubles counted once. Throws HAVE_DIGEST_INVALID for what could not be read
@@ -181,12 +198,8 @@ export function encodeHaveDigest(
   sign: Sign,
 ): Buffer {
   if (salt.length !== HAVE_SALT_BYTES) invalid(`a salt of ${salt.length} bytes`)
-  const once = new Set<HashPart>()
-  for (const hashPart of hashParts) {
-    once.add(hashPart)
-    if (once.size > HAVE_PATHS_MAX) invalid(`more than ${HAVE_PATHS_MAX} paths`)
-  }
-  const sorted = [...once].sort()
+  const tooMany = () => invalid(`more than ${HAVE_PATHS_MAX} paths`)
+  const sorted = sortHashParts(hashParts, HAVE_PATHS_MAX, tooMany)
   const set = encodeSet(sorted, salt)
   const header = formatSignedJson(
     FORMAT,
@@ -200,7 +213,7 @@ export function encodeHaveDigest(
           kind: SET,
           size: set.length,
           sha256: sha256(set),
-          count: sorted.length,
+          count: sorted.count,
           salt: Buffer.from(salt).toString('hex'),
         },
       ],
