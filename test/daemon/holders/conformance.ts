@@ -1,4 +1,6 @@
 import { createCipheriv, createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Test } from 'tap'
 import type { Holder, Holding } from '../../../daemon/holders/holder.ts'
 import type { ByteStream } from '../../../daemon/workers/byte-stream.ts'
@@ -217,6 +219,20 @@ export function testHolder(
         t.equal((await holder.verify(await find(name))).problem, undefined, name)
       }
       await t.rejects(holder.verify(await find('big'), AbortSignal.abort()), { name: 'AbortError' })
+    })
+
+    t.test('kept, where it came from afar', async t => {
+      const holding = await find('big')
+      if (holder.kept === undefined) return
+      t.equal((await holder.verify(holding)).problem, undefined)
+      const kept = holder.kept(await find('big'))
+      t.ok(kept, 'what was verified is here')
+      const to = join(t.testdir(), 'second-name')
+      if ((await kept?.link(to)) !== true) return
+      const file = readFileSync(to)
+      t.equal(file.length, kept?.fileSize)
+      t.equal(sha256(file), Buffer.from(kept?.fileHash?.bytes ?? []).toString('hex'))
+      t.equal(await kept?.link(to), false, 'a name that is taken is no second name')
     })
 
     t.test('damaged', async t => {
