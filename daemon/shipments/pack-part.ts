@@ -1,4 +1,4 @@
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { formatCacheInfo } from '../../protocol/cache-info.ts'
 import { fail, problemOf } from '../../protocol/errors.ts'
@@ -110,14 +110,26 @@ async function removeOrphans(target: ShipTarget): Promise<void> {
   }
 }
 
+/** Written whole or not at all: an empty one, as a kill could leave it, would keep everybody from the cache. */
 async function writeCacheInfo({ dir, storeDir }: ShipTarget): Promise<void> {
-  const text = formatCacheInfo({ storeDir, wantMassQuery: true, priority: undefined })
-  await writeFile(join(dir, 'nix-cache-info'), text, { flag: 'wx' }).catch(
-    (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EEXIST')
-        fail('CACHE_UNWRITABLE', { dir, problem: problemOf(error) }, error)
-    },
-  )
+  const file = join(dir, 'nix-cache-info')
+  const temporary = join(dir, `${UNFINISHED}${process.pid}-cache-info`)
+  try {
+    const there = await stat(file).catch(() => undefined)
+    if (there !== undefined && there.size > 0) return
+    const handle = await open(temporary, 'wx', 0o644)
+    try {
+      await handle.writeFile(
+        formatCacheInfo({ storeDir, wantMassQuery: true, priority: undefined }),
+      )
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
+    await rename(temporary, file)
+  } catch (error) {
+    fail('CACHE_UNWRITABLE', { dir, problem: problemOf(error) }, error)
+  }
 }
 
 /** Whether NARs there are narwharf's to tidy up: not in a cache that another program fills. */

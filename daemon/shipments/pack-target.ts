@@ -113,6 +113,8 @@ function checkStoreDir(dir: string, storeDir: string): void {
   } catch {
     return
   }
+  // A disk that was full, or a kill of another program: it says nothing, and is written anew.
+  if (bytes.length === 0) return
   const found = parseCacheInfo(bytes).storeDir
   if (found !== storeDir) {
     fail('SHIP_TARGET_UNFIT', {

@@ -353,6 +353,16 @@ t.test('damaged copies', async t => {
   })
 })
 
+t.test('an empty nix-cache-info, as a kill leaves it, is written anew', async t => {
+  const cache = join(tempDir(t, 'ship'), 'cache')
+  await writeCache(cache, sampleClosure(1000))
+  const depot = await makeDepot(t, [cache])
+  const dir = tempDir(t, 'ship')
+  writeFileSync(join(dir, 'nix-cache-info'), '')
+  t.match(await depot.ship({ dir, roots: [pathOf('top')] }), { state: 'done' })
+  t.match(readFileSync(join(dir, 'nix-cache-info'), 'utf8'), /^StoreDir: \/nix\/store$/m)
+})
+
 t.test('what cannot take a shipment', async t => {
   const base = tempDir(t, 'ship')
   const cache = join(base, 'cache')
