@@ -104,16 +104,18 @@ t.test('what is missing is listed, with what needs it', async t => {
 })
 
 t.test('a wrong NAR ends it before the archive does', async t => {
-  for (const [what, break_] of Object.entries({
-    'other bytes': ({ holder, path }: ReturnType<typeof makeHost>) => {
+  type Host = ReturnType<typeof makeHost>
+  const breaks: Readonly<Record<string, (host: Host) => void>> = {
+    'other bytes': ({ holder, path }) => {
       const held = holder.content.get(hashPartOf(path('left')))
       if (held !== undefined) held.nar = narOf('lefT')
     },
-    'broken off': ({ holder }: ReturnType<typeof makeHost>) => {
+    'broken off': ({ holder }) => {
       holder.breakAt = 50
     },
-    'gone meanwhile': ({ gone, path }: ReturnType<typeof makeHost>) => void gone.add(path('left')),
-  })) {
+    'gone meanwhile': ({ gone, path }) => void gone.add(path('left')),
+  }
+  for (const [what, break_] of Object.entries(breaks)) {
     const host = makeHost(DIAMOND)
     break_(host)
     const { archive, error } = await host.run(['top'], { closure: true })
