@@ -34,8 +34,8 @@ function print(out: Output, job: JobStatus, result: MergeResult): void {
   out.print(
     `${printable(job.title)}${printable(origin)}: ${job.state}`,
     `  ${plural(result.came, 'path')} came, ${formatSize(result.bytes)}`,
-    ...line(result.wasThere, 'were here already'),
-    ...line(result.elsewhere, 'are kept by other hosts'),
+    ...line(result.wasThere, 'here already'),
+    ...line(result.elsewhere, 'kept by other hosts'),
     ...line(result.repaired, 'damaged on the drive and repaired from another holder'),
     ...line(result.damaged - result.repaired, 'damaged on the drive'),
     ...line(result.refused, 'without a trusted signature (merge --trust takes them)'),

@@ -14,11 +14,12 @@ import {
   writeSampleCache,
   type SamplePath,
 } from '../../helpers/merge-rig.ts'
+import { compileSources } from '../../helpers/compiled.ts'
 import { tempDir } from '../../helpers/scope.ts'
 
 const KILLS = 20
 
-// Each kill is a process that is started anew, and reads its TypeScript four times.
+// Each kill is a process that is started anew.
 t.setTimeout(600_000)
 
 /** Many small ones and some of more than a chunk, each referring to two before it. */
@@ -34,15 +35,24 @@ interface Ended {
   readonly left: number
 }
 
+const compiled = compileSources(t)
+
 /** Starts a merge in a process of its own; `at`: the number of paths at which it is killed. */
 async function mergeIn(
   driveDir: string,
   cacheDir: string,
   at?: number,
 ): Promise<Ended | undefined> {
-  const child: ChildProcess = fork('test/helpers/merge-child.ts', [driveDir, cacheDir], {
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  })
+  const child: ChildProcess = fork(
+    join(compiled, 'test/helpers/merge-child.js'),
+    [driveDir, cacheDir],
+    {
+      // Without tap's hooks, which would be loaded by each.
+      env: { PATH: process.env.PATH },
+      execArgv: [],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    },
+  )
   let ended: Ended | undefined
   child.on('message', (message: number | Ended) => {
     if (typeof message === 'object') ended = message
