@@ -17,7 +17,7 @@ import { tempDir } from '../helpers/scope.ts'
 // A daemon that packs is killed at random moments: what lies on the drive is a valid cache each time, and a later run completes
 // it without copying anything twice.
 
-const KILLS = Number(process.env.SHIP_KILLS ?? 24)
+const KILLS = Number(process.env.SHIP_KILLS ?? 6)
 const LAB_LIMIT_MS = 900_000
 /** The moments differ from run to run; a failure names its seed. */
 const SEED = Number(process.env.SHIP_SEED ?? Date.now() % 1_000_000)
