@@ -32,7 +32,7 @@ export interface NotedWant {
 
 /** A drive that a host knows, plugged or not. */
 export interface NotedDrive {
-  /** The same wherever it is plugged. */
+  /** The same wherever it is plugged: `<uuid>`, or `<uuid>/<folder>`. */
   readonly id: string
   readonly name: string
   readonly label?: string | undefined
@@ -141,7 +141,7 @@ function readDrive(value: unknown, where: string): NotedDrive {
     depot: fields.text('depot', parsePlainText),
   }))
   return {
-    id: drive.text('id', identifier),
+    id: drive.text('id', parsePlainText),
     name: drive.text('name', parsePlainText),
     ...(label !== undefined && { label }),
     ...(shipment !== undefined && { shipment }),

@@ -37,6 +37,7 @@ export function createDriveDigests(options: {
   /** By drive, with the number of paths it was made of. */
   const digests = new Map<string, { readonly paths: number; readonly have: string }>()
   let working: Promise<void> | undefined
+  let again = false
   let closed = false
 
   const make = async () => {
@@ -46,6 +47,14 @@ export function createDriveDigests(options: {
       const { bytes } = await have.ofHolder(driveHolderId(id))
       digests.set(id, { paths, have: bytes.toString('base64') })
       onChange()
+    }
+  }
+  const run = async () => {
+    while (again && !closed) {
+      again = false
+      await make().catch((error: unknown) =>
+        log.warn({ err: error }, 'a drive has no digest in the note'),
+      )
     }
   }
   return {
@@ -78,9 +87,9 @@ export function createDriveDigests(options: {
     },
     look() {
       if (closed) return
-      working ??= make()
-        .catch((error: unknown) => log.warn({ err: error }, 'a drive has no digest in the note'))
-        .finally(() => void (working = undefined))
+      // What changes while digests are made is looked at after them.
+      again = true
+      working ??= run().finally(() => void (working = undefined))
     },
     async close() {
       closed = true
