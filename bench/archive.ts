@@ -74,7 +74,8 @@ async function cost(
   let peak = 0
   const look = setInterval(() => {
     try {
-      peak = Math.max(peak, memory(child.pid ?? 0).peak)
+      const now = memory(child.pid ?? 0).peak
+      if (now > peak) peak = now
     } catch {
       // It has just ended.
     }
@@ -86,13 +87,17 @@ async function cost(
   return { seconds: (performance.now() - start) / 1000, peak }
 }
 
-/** `nix-store --import` into a store of its own. */
+/** `nix-store --import` into a store of its own; what it wrote is on the disk at the end, as narwharf's is. */
 async function nixImport(scope: Scope, file: string): Promise<Cost> {
   const dir = tempDir(scope, 'nix')
   mkdirSync(join(dir, 'home'))
-  const args = ['--store', join(dir, 'root'), '--import']
+  const root = join(dir, 'root')
+  const args = ['--store', root, '--import']
   try {
-    return await cost('nix-store', args, { input: file, env: nixEnvironment(join(dir, 'home')) })
+    const env = nixEnvironment(join(dir, 'home'))
+    const imported = await cost('nix-store', args, { input: file, env })
+    const synced = await cost('sync', ['-f', root], {})
+    return { ...imported, seconds: imported.seconds + synced.seconds }
   } finally {
     await removeTree(dir)
   }
@@ -124,7 +129,7 @@ const ownImport = (file: string): Promise<Cost & { readonly client: number }> =>
 async function compareImports(scope: Scope, what: string, file: string): Promise<void> {
   const result = await inRounds(
     {
-      'nix-store --import': async () => (await nixImport(scope, file)).seconds,
+      'nix-store --import, synced': async () => (await nixImport(scope, file)).seconds,
       'narwharf import': async () => (await ownImport(file)).seconds,
     },
     rounds,
@@ -144,8 +149,11 @@ async function compareExports(scope: Scope, file: string, name: string): Promise
     const output = join(dir, 'out.export')
     const result = await inRounds(
       {
-        'nix-store --export': async () =>
-          (await cost('nix-store', [...store, '--export', pathOf(name)], { output, env })).seconds,
+        'nix-store --export, synced': async () => {
+          const args = [...store, '--export', pathOf(name)]
+          const exported = await cost('nix-store', args, { output, env })
+          return exported.seconds + (await cost('sync', ['-d', output], {})).seconds
+        },
         'narwharf export': async () =>
           (await ours(daemon, ['export', pathOf(name), '-o', output])).seconds,
       },

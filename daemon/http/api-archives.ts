@@ -22,6 +22,9 @@ export interface ArchiveSources {
   readonly storeDir: string
 }
 
+/** Chunks of an archive handed to the socket and not yet taken by the kernel: enough to keep it busy while the next is made. */
+const CHUNKS_IN_FLIGHT = 3
+
 /** How often an empty line says that the daemon is still at work: clients give up after a minute. */
 const HEARTBEAT_MS = 10_000
 
@@ -186,11 +189,20 @@ async function sendExport(
   response.writeHead(200, { 'Content-Type': 'application/x-narwharf-frames' })
   response.once('close', () => abort.abort())
   const say = (event: ExportEvent) => write(response, encodeEventFrame(event))
+  let inFlight = 0
   try {
     for await (const part of parts) {
       if (response.destroyed) return reply
-      if ('event' in part) await say(part.event)
-      else await writeWhole(response, part.bytes)
+      if ('event' in part) {
+        await say(part.event)
+        continue
+      }
+      inFlight++
+      const taken = writeLent(response, part.bytes, () => {
+        inFlight--
+        part.release?.()
+      })
+      if (inFlight >= CHUNKS_IN_FLIGHT) await taken
     }
   } catch (error) {
     await say({ event: 'failed', error: describe(error) })
@@ -200,14 +212,15 @@ async function sendExport(
   return reply
 }
 
-/** Writes bytes of the archive, and waits until they are out: they are good no longer than that. */
-function writeWhole(response: ServerResponse, bytes: Buffer): Promise<void> {
+/** Writes bytes of the archive that are lent; the promise is kept when they are out, or nobody takes them any more. */
+function writeLent(response: ServerResponse, bytes: Buffer, release: () => void): Promise<void> {
   return new Promise(resolve => {
     const done = () => {
-      response.off('close', done)
+      response.off('close', resolve)
+      release()
       resolve()
     }
-    response.once('close', done)
+    response.once('close', resolve)
     response.cork()
     response.write(archiveFrameHead(bytes.length))
     response.write(bytes, done)

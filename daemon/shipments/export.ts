@@ -28,8 +28,10 @@ export interface ExportOptions {
 /** What an export says; http adds `failed`. */
 export type ExportStep = Exclude<ExportEvent, { event: 'failed' }>
 
-/** What comes of an export: bytes of the archive, good until the next is asked for, and what is said of it. */
-export type ExportPart = { readonly bytes: Buffer } | { readonly event: ExportStep }
+/** What comes of an export: bytes of the archive, lent until `release` is called, and what is said of it. */
+export type ExportPart =
+  | { readonly bytes: Buffer; readonly release?: (() => void) | undefined }
+  | { readonly event: ExportStep }
 
 /** Paths of one export, references included: four times the largest system. */
 export const EXPORT_PATHS_MAX = 100_000
@@ -180,8 +182,7 @@ async function* exportOne(
     for await (const chunk of stream) {
       hash.update(chunk)
       size += chunk.length
-      yield { bytes: chunk }
-      stream.recycle(chunk)
+      yield { bytes: chunk, release: () => stream.recycle(chunk) }
     }
   } catch (error) {
     return gone(problemOf(error))

@@ -48,9 +48,9 @@ export type ImportStep = Exclude<ImportEvent, { event: 'start' | 'failed' }>
 const JUDGED_AT_ONCE = 16
 
 /** What is accepted waits for so many others, so many bytes or so long until it is made to stand: each time costs a few syncs of the disk. */
-const SETTLED_AT_PATHS = 100
+const SETTLED_AT_PATHS = 500
 const SETTLED_AT_BYTES = 64 * 1024 * 1024
-const SETTLED_AFTER_MS = 2000
+const SETTLED_AFTER_MS = 5000
 
 /** Refused paths that are remembered, to say so of what refers to them. */
 const REFUSED_MAX = 100_000
