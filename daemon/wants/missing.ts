@@ -1,18 +1,20 @@
 import { setImmediate as turn } from 'node:timers/promises'
-import {
-  MISSING_REASONS,
-  WHEREABOUTS_MAX,
-  type MissingPath,
-  type MissingReason,
-  type MissingReply,
-  type Whereabouts,
-} from '../../protocol/api-wants.ts'
+import type { MissingPath, MissingReply, Whereabouts } from '../../protocol/api-wants.ts'
 import { fail } from '../../protocol/errors.ts'
 import type { PathInfo } from '../../protocol/path-info.ts'
 import { joinStorePath, type StorePath } from '../../protocol/store-path.ts'
 import { judgeBuilds } from './builds.ts'
 import { walkDerivations, type DerivationGraph, type KnownDerivation } from './derivations.ts'
-import type { Known, Look } from './knowledge.ts'
+import type { Look } from './knowledge.ts'
+import {
+  byReason,
+  groupsOf,
+  reasonOf,
+  tellMissing,
+  tellSource,
+  type Lacking,
+  type UpstreamAnswer,
+} from './missing-report.ts'
 import type { Place } from './places.ts'
 
 // What roots need and a place lacks: the closure is walked over whatever knows references, what is there and what is not.
@@ -25,13 +27,6 @@ const AT_ONCE = 32
 
 /** Derivations that are named as absent. */
 const ABSENT_TOLD = 100
-
-/** What an upstream says of a path. */
-export interface UpstreamAnswer {
-  readonly info: PathInfo
-  readonly fileSize: number | undefined
-  readonly name: string
-}
 
 export interface MissingParts {
   readonly look: Look
@@ -56,13 +51,6 @@ export interface MissingOptions {
   readonly build: boolean
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: ((looked: number, missing: number) => void) | undefined
-}
-
-interface Lacking {
-  readonly path: StorePath
-  readonly known: Known
-  readonly upstream: UpstreamAnswer | undefined
-  readonly drives: readonly Whereabouts[]
 }
 
 const NO_GRAPH: DerivationGraph = {
@@ -119,65 +107,6 @@ function firstPaths(
 const referencesOf = (path: StorePath, { references }: PathInfo): StorePath[] => {
   const storeDir = path.slice(0, path.lastIndexOf('/'))
   return references.map(reference => joinStorePath(storeDir, reference))
-}
-
-/** Why a path is missing, all but what its derivation says. */
-function reasonOf({ known, upstream, drives }: Lacking): MissingReason | undefined {
-  if (known.reach !== undefined) return 'elsewhere'
-  if (known.untrusted) return 'untrusted'
-  if (drives.length > 0 || known.hosts.length > 0) return 'away'
-  return upstream === undefined ? undefined : 'upstream'
-}
-
-function tell(
-  { path, known, upstream, drives }: Lacking,
-  reason: MissingReason,
-  maker: KnownDerivation | undefined,
-): MissingPath {
-  const info = known.info ?? upstream?.info
-  const fileSize = known.fileSize ?? upstream?.fileSize
-  const where = [
-    ...drives,
-    ...known.hosts,
-    ...(upstream === undefined ? [] : [{ host: upstream.name, up: true }]),
-  ]
-  const fixed = maker?.fixed
-  return {
-    storePath: path,
-    reason,
-    ...(info !== undefined && { narSize: info.narSize }),
-    ...(fileSize !== undefined && { fileSize }),
-    ...(where.length > 0 && { where: where.slice(0, WHEREABOUTS_MAX) }),
-    ...(maker !== undefined && { derivation: maker.path }),
-    ...(fixed !== undefined && { hash: fixed.hash, urls: fixed.urls }),
-  }
-}
-
-const nameAt = (path: string): string => path.slice(path.lastIndexOf('/') + 34)
-
-const byReason = (a: MissingPath, b: MissingPath): number =>
-  MISSING_REASONS.indexOf(a.reason) - MISSING_REASONS.indexOf(b.reason) ||
-  (nameAt(a.storePath) < nameAt(b.storePath)
-    ? -1
-    : Number(nameAt(a.storePath) > nameAt(b.storePath))) ||
-  (a.storePath < b.storePath ? -1 : 1)
-
-function groupsOf(missing: readonly MissingPath[]): MissingReply['groups'] {
-  return MISSING_REASONS.flatMap(reason => {
-    const some = missing.filter(one => one.reason === reason)
-    if (some.length === 0) return []
-    const sum = (size: (one: MissingPath) => number | undefined) =>
-      some.reduce((total, one) => total + (size(one) ?? 0), 0)
-    return [
-      {
-        reason,
-        paths: some.length,
-        narBytes: sum(({ narSize }) => narSize),
-        fileBytes: sum(({ fileSize }) => fileSize),
-        unsized: some.filter(({ narSize }) => narSize === undefined).length,
-      },
-    ]
-  })
 }
 
 /** Walks the closure from those paths. */
@@ -279,17 +208,12 @@ export async function findMissing(
         : maker !== undefined && builds.possible.has(maker.path)
           ? 'buildable'
           : 'unknown')
-    return tell(one, reason, maker)
+    return tellMissing(one, reason, maker)
   })
   missing.sort(byReason)
   const sourcesToBuild = [...builds.sources]
     .filter(([path]) => !lackingPaths.has(path))
-    .map(([path, maker]): MissingPath => ({
-      storePath: path,
-      reason: 'source',
-      ...(maker !== undefined && { derivation: maker.path }),
-      ...(maker?.fixed !== undefined && { hash: maker.fixed.hash, urls: maker.fixed.urls }),
-    }))
+    .map(([path, maker]): MissingPath => tellSource(path, maker))
     .sort(byReason)
   return {
     place: place.name,
