@@ -255,7 +255,8 @@ export const ERRORS = {
     hint: 'it goes on by itself where it can; else start it again: what is done is not done twice',
   },
   WANTS_FULL: {
-    message: 'this host would have {count} wants with {bytes} bytes of paths, more than its note has room for',
+    message:
+      'this host would have {count} wants with {bytes} bytes of paths, more than its note has room for',
     hint: 'narwharf want remove takes out what has come; ask for a large configuration on another host of the site',
   },
   WANT_INVALID: {

@@ -38,9 +38,7 @@ function siteOf(peers: readonly FakeHolder[], trustMembers = true) {
   t.teardown(() => substitution.close())
   const { routes } = createExtras(substitution)
   const ask = async (prefix: string, word: string, audience: Audience) =>
-    (
-      await routes.find(route => route.prefix === prefix)?.answer([word], audience)
-    )?.body.toString()
+    (await routes.find(route => route.prefix === prefix)?.answer([word], audience))?.body.toString()
   return {
     realisation: (audience: Audience) => ask('realisations', `${ID}.doi`, audience),
     debugInfo: (audience: Audience) => ask('debuginfo', `${BUILD_ID}.debug`, audience),
