@@ -7,7 +7,7 @@ import { decodeNix32 } from '../../protocol/nix32.ts'
 import { formatNarinfo } from '../../protocol/narinfo.ts'
 import { createShipmentIndexReader, type ShipmentEntry } from '../../protocol/shipment-index.ts'
 import type { ShipmentSection } from '../../protocol/shipment.ts'
-import { hashPartOf } from '../../protocol/store-path.ts'
+import { baseNameOf, hashPartOf } from '../../protocol/store-path.ts'
 
 // Reads the index files of a shipment whose manifest is believed into a database of this host, where a path is found in
 // microseconds and without the drive. It runs in a thread of its own (drive-index-thread.ts): 100,000 paths cost seconds.
@@ -27,6 +27,9 @@ CREATE TABLE entries (
   part     BLOB NOT NULL,         -- hash part
   built    INTEGER NOT NULL,
   parts    INTEGER,               -- files that the NAR is split into
+  name     TEXT NOT NULL,         -- what a walk wants, so that it need not read the narinfo: base name,
+  size     INTEGER NOT NULL,      -- bytes of the NAR,
+  url      TEXT NOT NULL,
   narinfo  BLOB NOT NULL
 ) STRICT`
 
@@ -75,7 +78,7 @@ function* readSection(dir: string, section: ShipmentSection): Generator<Buffer> 
 
 function createInserter(database: Database, storeDir: string) {
   const insert = database.prepare(
-    'INSERT INTO entries (position, part, built, parts, narinfo) VALUES (?, ?, ?, ?, ?)',
+    'INSERT INTO entries (position, part, built, parts, name, size, url, narinfo) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
   )
   let position = 0
   const one = ({ info, builtHere, parts }: ShipmentEntry): void => {
@@ -87,7 +90,8 @@ function createInserter(database: Database, storeDir: string) {
     }
     const part = decodeNix32(hashPartOf(info.storePath), PART_BYTES)
     const narinfo = Buffer.from(formatNarinfo(info))
-    insert.run(position, part, builtHere ? 1 : 0, parts ?? null, narinfo)
+    const walked = [baseNameOf(info.storePath), info.narSize, info.url]
+    insert.run(position, part, builtHere ? 1 : 0, parts ?? null, ...walked, narinfo)
   }
   return {
     add: database.transaction((entries: readonly ShipmentEntry[]) => entries.forEach(one)),

@@ -7,7 +7,8 @@ import { decodeNix32, encodeNix32 } from '../../protocol/nix32.ts'
 import { parseNarinfo } from '../../protocol/narinfo.ts'
 import type { ShipmentEntry } from '../../protocol/shipment-index.ts'
 import type { ShipmentManifest } from '../../protocol/shipment.ts'
-import type { HashPart } from '../../protocol/store-path.ts'
+import { joinStorePath } from '../../protocol/store-path.ts'
+import type { BaseName, HashPart, StorePath } from '../../protocol/store-path.ts'
 import type { FromDriveIndex } from './drive-index-thread.ts'
 import { createHashPartFilter } from './hash-part-filter.ts'
 
@@ -26,15 +27,25 @@ const ENTRIES_PER_STEP = 500
 /** Hash parts taken into the filter before others have their turn. */
 const PARTS_PER_TURN = 5000
 
+/** A path and where its NAR lies. */
+export interface IndexedPath {
+  readonly storePath: StorePath
+  readonly narSize: number
+  readonly url: string
+}
+
 /** The index of a shipment whose manifest is believed: what its narinfos say, found without the drive. */
 export interface DriveIndex {
   readonly paths: number
   /** Changes with what is found. */
   readonly id: string
   mayHave(part: HashPart): boolean
+  has(part: HashPart): boolean
   find(part: HashPart): ShipmentEntry | undefined
   /** All, in the order in which they were packed. */
   entries(): AsyncIterable<readonly ShipmentEntry[]>
+  /** The same, as a walk wants it. */
+  held(): AsyncIterable<readonly IndexedPath[]>
   close(): void
 }
 
@@ -85,6 +96,13 @@ interface Row {
   readonly narinfo: Buffer
 }
 
+interface HeldRow {
+  readonly position: number
+  readonly name: BaseName
+  readonly size: number
+  readonly url: string
+}
+
 /** The index of a shipment, read and checked against its manifest. Rejects with the reason when it cannot be believed. */
 export async function openDriveIndex(options: DriveIndexOptions): Promise<DriveIndex> {
   const { manifest, file, signal } = options
@@ -107,6 +125,10 @@ export async function openDriveIndex(options: DriveIndexOptions): Promise<DriveI
   const after = database.prepare(
     `SELECT ${columns} FROM entries WHERE position > ? ORDER BY position LIMIT ?`,
   )
+  const isThere = database.prepare('SELECT 1 FROM entries WHERE part = ? LIMIT 1')
+  const heldAfter = database.prepare(
+    'SELECT position, name, size, url FROM entries WHERE position > ? ORDER BY position LIMIT ?',
+  )
   const partsAfter = database
     .prepare('SELECT part FROM entries WHERE position > ? ORDER BY position LIMIT ?')
     .pluck()
@@ -126,10 +148,25 @@ export async function openDriveIndex(options: DriveIndexOptions): Promise<DriveI
     paths,
     id: `${manifest.id}.${manifest.part}`,
     mayHave: part => filter.mayHave(part),
+    has: part =>
+      !closed && filter.mayHave(part) && isThere.get(decodeNix32(part, PART_BYTES)) !== undefined,
     find(part) {
       if (closed || !filter.mayHave(part)) return undefined
       const row = byPart.get(decodeNix32(part, PART_BYTES)) as Row | undefined
       return row && entryOf(row)
+    },
+    async *held() {
+      for (let last = 0; !closed;) {
+        const rows = heldAfter.all(last, ENTRIES_PER_STEP) as HeldRow[]
+        const newest = rows.at(-1)
+        if (newest === undefined) return
+        yield rows.map(({ name, size, url }) => ({
+          storePath: joinStorePath(manifest.storeDir, name),
+          ...{ narSize: size, url },
+        }))
+        last = newest.position
+        await turn()
+      }
     },
     async *entries() {
       for (let last = 0; !closed;) {

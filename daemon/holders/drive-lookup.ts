@@ -50,6 +50,19 @@ interface DriveHolding extends Holding {
 export const driveOriginOf = (holding: Holding): DriveOrigin | undefined =>
   (holding as Partial<DriveHolding>)[ORIGIN]
 
+/** What an index tells, as a holding whose files nobody has looked at: {@link DriveLookup.isCurrent} says no. */
+export function recalledHolding(info: NarInfo): Holding {
+  const { url, compression, fileHash, fileSize, ...pathInfo } = info
+  return {
+    info: pathInfo,
+    identity: `recalled.${url}`,
+    builtHere: false,
+    compression,
+    fileHash,
+    fileSize,
+  }
+}
+
 export interface DriveLookupOptions {
   readonly files: DriveFiles
   readonly reach: Reachability

@@ -11,7 +11,7 @@ import { createCacheDirInfo } from './cache-dir-info.ts'
 import { createDriveExtras } from './drive-extras.ts'
 import { createDriveFiles } from './drive-files.ts'
 import { openDriveIndex, type DriveIndex } from './drive-index.ts'
-import { createDriveLookup, driveOriginOf } from './drive-lookup.ts'
+import { createDriveLookup, driveOriginOf, recalledHolding } from './drive-lookup.ts'
 import { openDriveNar } from './drive-nar.ts'
 import { createDriveNames } from './drive-names.ts'
 import { checkNar, guardNar } from './guarded-nar.ts'
@@ -76,6 +76,8 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
   const names = createDriveNames(files, reach)
   const abort = new AbortController()
   let opening: Promise<void> | undefined
+  /** What lies in nar/, as it was when it was read last. */
+  let nars: Awaited<ReturnType<typeof names.nars>> | undefined
 
   /** The store directory; throws HOLDER_UNREADABLE. Costs one look at a name that the kernel has in memory. */
   const check = (): string => {
@@ -93,6 +95,13 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
   }
   const mayHave = (part: HashPart): boolean =>
     files.isStuck || index?.mayHave(part) === true || names.mayHave(part)
+
+  const recall = (part: HashPart): Holding | undefined => {
+    const entry = nars === undefined ? undefined : index?.find(part)
+    return entry !== undefined && nars?.mayHave(entry.info.url) === true
+      ? recalledHolding(entry.info)
+      : undefined
+  }
 
   const isCurrent = (holding: Holding): boolean => isUp() && lookup.isCurrent(holding)
 
@@ -123,21 +132,14 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
     })
   }
 
-  async function* entries(): AsyncGenerator<readonly ShipmentEntry[], void, undefined> {
-    check()
-    // A few seconds for the index spare hours of narinfos.
-    await opening
-    const storeDir = check()
-    const told = index
-    if (told !== undefined) {
-      for await (const batch of told.entries()) {
-        check()
-        yield batch
-      }
-    }
+  /** What the index does not tell of: put there later, or by somebody else. */
+  async function* beside(
+    told: DriveIndex | undefined,
+    storeDir: string,
+  ): AsyncGenerator<readonly ShipmentEntry[], void, undefined> {
     let batch: ShipmentEntry[] = []
     for await (const part of names.all()) {
-      if (told?.mayHave(part) === true && told.find(part) !== undefined) continue
+      if (told?.has(part) === true) continue
       const found = await lookup.peek(part, storeDir)
       if (found !== undefined) batch.push({ builtHere: false, ...found })
       if (batch.length < PATHS_PER_BATCH) continue
@@ -147,12 +149,35 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
     if (batch.length > 0) yield batch
   }
 
-  async function* heldPaths(): AsyncGenerator<readonly HeldPath[], void, undefined> {
+  /** The index, once it is read: a few seconds for it spare hours of narinfos. */
+  const whenReady = async (): Promise<DriveIndex | undefined> => {
+    check()
     await opening
-    const nars = index === undefined ? undefined : await names.nars()
-    for await (const batch of entries()) {
-      const there = batch.filter(entry => nars?.mayHave(entry.info.url) ?? true)
-      yield there.map(({ info: { storePath, narSize } }) => ({ storePath, narSize }))
+    check()
+    return index
+  }
+
+  async function* entries(): AsyncGenerator<readonly ShipmentEntry[], void, undefined> {
+    const told = await whenReady()
+    for await (const batch of told?.entries() ?? []) {
+      check()
+      yield batch
+    }
+    yield* beside(told, check())
+  }
+
+  async function* heldPaths(): AsyncGenerator<readonly HeldPath[], void, undefined> {
+    const told = await whenReady()
+    if (told !== undefined) {
+      const there = await names.nars()
+      nars = there
+      for await (const batch of told.held()) {
+        check()
+        yield batch.filter(({ url }) => there.mayHave(url))
+      }
+    }
+    for await (const batch of beside(told, check())) {
+      yield batch.map(({ info: { storePath, narSize } }) => ({ storePath, narSize }))
     }
   }
 
@@ -168,7 +193,8 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
       loading === undefined
         ? undefined
         : openDriveIndex({ dir, ...loading, signal: abort.signal }).then(
-            made => {
+            async made => {
+              nars = await names.nars()
               if (abort.signal.aborted) made.close()
               else index = made
             },
@@ -205,6 +231,7 @@ export function createDriveHolder(options: DriveHolderOptions): DriveHolder {
     problem: () => (isUp() ? undefined : reach.problem),
     find,
     mayHave,
+    recall,
     isCurrent,
     openNar,
     openFile: (holding, range) => fileBytes(holding, holding.fileSize ?? 0, range),

@@ -120,6 +120,12 @@ export interface Holder {
   /** Only where `find` takes its time: false where it is known at once, from memory, that there is no such path. */
   mayHave?(hashPart: HashPart): boolean
 
+  /**
+   * Only where `find` takes its time: what would be found, from memory, to be told of and not to be served: nobody has looked
+   * whether it still stands. Undefined where memory does not tell.
+   */
+  recall?(hashPart: HashPart): Holding | undefined
+
   /** Where it is much cheaper than `find`: what would be found, as a sign. It lets an answer of before a restart be used again. */
   witness?(hashPart: HashPart): Witness | undefined
 

@@ -1,4 +1,4 @@
-import { setImmediate as turn } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import { hashPartOf } from '../../protocol/store-path.ts'
 import type { StorePath } from '../../protocol/store-path.ts'
 import type { Holder, Holding } from '../holders/holder.ts'
@@ -24,6 +24,13 @@ export type Found =
   | { readonly kind: 'entry'; readonly entry: IndexEntry }
   | { readonly kind: 'none' }
   | { readonly kind: 'unknown' }
+
+/** Answers that wait to be asked for: more would be read ahead of what is told, a few KB each. */
+const ANSWERS_MAX = 2000
+
+/** How soon it is looked again whether they were asked for, ms; and when nobody will, as everything is compared anyway. */
+const ANSWERS_LOOK_MS = 20
+const ANSWERS_WAIT_MS = 10_000
 
 /** Paths waiting for their content to be read at most, 100 bytes each; the next whole scan finds the others. */
 const LATE_MAX = 200_000
@@ -61,6 +68,15 @@ export function createEntryMaker({ holders, tell, onLate }: EntryMakerOptions): 
   let reading: Promise<void> | undefined
   let closed = false
 
+  /** Waits until answers have been asked for. */
+  const room = async (): Promise<void> => {
+    const until = performance.now() + ANSWERS_WAIT_MS
+    while (answers.size >= ANSWERS_MAX && !closed) {
+      if (performance.now() > until) answers.clear()
+      else await wait(ANSWERS_LOOK_MS, undefined, { ref: false })
+    }
+  }
+
   /** One at a time: what clients want is read by the same worker threads. */
   const read = async (): Promise<void> => {
     for (const storePath of late) {
@@ -78,6 +94,7 @@ export function createEntryMaker({ holders, tell, onLate }: EntryMakerOptions): 
         if (closed) return
       }
       late.delete(storePath)
+      await room()
       answers.set(storePath, found)
       onLate(storePath)
       await turn()
@@ -113,6 +130,8 @@ export function createEntryMaker({ holders, tell, onLate }: EntryMakerOptions): 
       return holding instanceof Promise ? 'unknown' : holding
     }
     if (!holder.mayHave(part)) return undefined
+    const recalled = holder.recall?.(part)
+    if (recalled !== undefined) return recalled
     const waited = known.find(({ holderId }) => holderId === holder.id)
     if (waited?.failed) return 'unknown'
     if (waited !== undefined && waited.holding === undefined) return undefined

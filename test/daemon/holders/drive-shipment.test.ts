@@ -92,6 +92,11 @@ t.test('a shipment that is believed', async t => {
     infos.map(({ storePath }) => nameOf(storePath)),
     'in the order in which it was packed',
   )
+  t.match(
+    holder.recall?.(partNamed('path-9'))?.info,
+    infos[9]?.storePath && { narSize: infos[9].narSize },
+  )
+  t.equal(holder.recall?.(partNamed('absent')), undefined)
   // What narinfo files say does not matter, nor whether they are there.
   rmSync(join(dir, `${partNamed('path-7')}.narinfo`))
   const found = await find('path-7')
