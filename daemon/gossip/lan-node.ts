@@ -16,12 +16,15 @@ const DIALS_AT_ONCE = 16
 /** Connections at most; a site is far smaller. */
 const CONNECTIONS_LIMIT = 1024
 /**
- * A dial without an answer for so long, ms, began before the other listened: what it sent is lost, and it sends again after a
- * second only. A handshake on a LAN takes 50 ms.
+ * A dial without an answer for so long, ms, that began before the other gave a sign of life: what it sent is lost, and it
+ * sends again after a second only. A handshake on a LAN takes 50 ms.
  */
 const STUCK_MS = 250
-/** How often one is given up for a new one, ms: where processors are busy a handshake takes seconds, and must be let end. */
-const RENEW_MS = 5_000
+/**
+ * How often one is given up for a new one, ms, and how long a sign of life holds. Where processors are busy a handshake takes
+ * seconds, and must be let end: the other may have taken the connection already, and refuses a second one for a while.
+ */
+const RENEW_MS = 60_000
 /** How long a close may take that says goodbye, before it is done without. */
 const GOODBYE_MS = 2_000
 
@@ -44,10 +47,12 @@ export interface LanNode {
   readonly claimed: string
   readonly swarm: Hyperswarm
   /**
-   * Tries to reach a host at all its addresses, now and by hyperswarm's own retries later. To be called at each sign of its
-   * life: a dial that is stuck is begun anew.
+   * Tries to reach a host at all its addresses, now and by hyperswarm's own retries later. `alive`: it has just shown that it is
+   * there, so a dial that began before and is stuck is begun anew.
    */
-  dial(publicKey: Buffer, addresses: readonly PeerAddress[]): void
+  dial(publicKey: Buffer, addresses: readonly PeerAddress[], alive: boolean): void
+  /** The connection with it ended: that it was there says nothing any more. */
+  lost(publicKey: Buffer): void
   close(): Promise<void>
 }
 
@@ -71,13 +76,19 @@ function createDials() {
   interface Dial {
     readonly connection: SwarmConnection
     readonly at: number
+    /** Whether nobody had said that the other is there. */
+    readonly blind: boolean
   }
   const pending = new Map<string, Dial>()
-  const renewedAt = new Map<string, number>()
+  const signs = new Map<string, number>()
+  const renewals = new Map<string, number>()
+  const isRecent = (at: number | undefined): boolean =>
+    at !== undefined && performance.now() - at < RENEW_MS
+
   return {
     begun(publicKey: Buffer, connection: SwarmConnection) {
       const key = publicKey.toString('hex')
-      const dial: Dial = { connection, at: performance.now() }
+      const dial: Dial = { connection, at: performance.now(), blind: !isRecent(signs.get(key)) }
       pending.set(key, dial)
       const over = () => {
         if (pending.get(key) === dial) pending.delete(key)
@@ -85,21 +96,22 @@ function createDials() {
       connection.once('open', over)
       connection.once('close', over)
     },
-    /** Calls `dial`, after a dial that is stuck, or is still without an answer when it would be, was given up. */
-    renewed(publicKey: Buffer, dial: () => void) {
+    /** Calls `dial`; where one that was blind has no answer still when it should, that is given up first. */
+    alive(publicKey: Buffer, dial: () => void) {
       const key = publicKey.toString('hex')
       const waiting = pending.get(key)
-      const now = performance.now()
-      if (waiting === undefined || now - (renewedAt.get(key) ?? -Infinity) < RENEW_MS) return dial()
-      renewedAt.set(key, now)
+      signs.set(key, performance.now())
+      if (waiting?.blind !== true || isRecent(renewals.get(key))) return dial()
+      renewals.set(key, performance.now())
       const giveUp = () => {
         if (pending.get(key) !== waiting) return
         // The swarm has to hear of the end first.
         waiting.connection.once('close', () => setImmediate(dial))
         waiting.connection.destroy()
       }
-      setTimeout(giveUp, Math.max(0, waiting.at + STUCK_MS - now)).unref()
+      setTimeout(giveUp, Math.max(0, waiting.at + STUCK_MS - performance.now())).unref()
     },
+    lost: (publicKey: Buffer) => void signs.delete(publicKey.toString('hex')),
   }
 }
 
@@ -153,12 +165,15 @@ export async function openLanNode(options: NodeOptions): Promise<LanNode> {
   return {
     claimed,
     swarm,
-    dial(publicKey, addresses) {
+    dial(publicKey, addresses, alive) {
       for (const { host, port: theirs } of addresses) dht.addNode({ host, port: theirs })
-      dials.renewed(publicKey, () => {
+      const join = () => {
         if (!swarm.destroyed && admits(publicKey)) swarm.joinPeer(publicKey)
-      })
+      }
+      if (alive) dials.alive(publicKey, join)
+      else join()
     },
+    lost: dials.lost,
     async close() {
       const timer = setTimeout(() => void swarm.destroy({ force: true }), GOODBYE_MS)
       await swarm.destroy()

@@ -76,19 +76,21 @@ export function createSwarm(options: SwarmOptions): Swarm {
     listener.down(link, problem)
     if (links.get(link.key) !== link) return
     links.delete(link.key)
+    node?.lost(bytesOf(link.key))
     events.emit('peer:down', link.key, problem)
   }
 
-  const dial = (key: PeerKey) => {
+  const dial = (key: PeerKey, alive = false) => {
     if (node === undefined || links.has(key) || !admits(bytesOf(key))) return
     const addresses = book.of(key)
-    if (addresses.length > 0) node.dial(bytesOf(key), addresses)
+    if (addresses.length > 0) node.dial(bytesOf(key), addresses, alive)
   }
-  const dialAll = () => book.keys().forEach(dial)
+  const dialAll = () => book.keys().forEach(key => dial(key))
 
-  const onSighted = ({ key, address }: PeerCandidate) => {
+  const onSighted = ({ key, address, source }: PeerCandidate) => {
     book.sighted(key, address)
-    dial(key)
+    // Only what comes by mDNS is of this moment; the rest is said again and again from memory.
+    dial(key, source === 'mdns')
   }
   const onMembers = () => {
     if (node === undefined) return
