@@ -42,7 +42,10 @@ const full: HostNote = {
   ...empty,
   keeper: true,
   wants: [want, { ...want, id: '80', kind: 'pattern', text: 'firefox-*', paths: [] }],
-  drives: [drive, { id: '1234-ABCD/backup', name: 'stick', plugged: false, lastSeen: at, paths: 0 }],
+  drives: [
+    drive,
+    { id: '1234-ABCD/backup', name: 'stick', plugged: false, lastSeen: at, paths: 0 },
+  ],
   merges: [
     { shipment: drive.shipment.id, part: 2, drive: 'KERGUELEN-2', shareDone: true },
     { shipment: 'cd'.repeat(16), part: 1, shareDone: false },
