@@ -91,12 +91,25 @@ export function createImportRun(options: ImportOptions, wish: ImportWish, intake
     return { storePath, narHash: hash, narSize, references, deriver, signatures, ca }
   }
 
-  const openNar = (unpacked: UnpackedPath) => (): ByteStream =>
-    unpacked.compression === 'zstd'
-      ? pool.decompress(unpacked.unfinished, 'zstd')
-      : createFileStream(async () => openSync(unpacked.unfinished, 'r'), {
-          ...{ offset: 0, end: unpacked.narSize },
-        })
+  /** The NAR's bytes; the first are at hand, and whoever sees by them that the path is a folder reads no more. */
+  const openNar = (unpacked: UnpackedPath) => (): ByteStream => {
+    const { unfinished, compression, narSize } = unpacked
+    const head = Buffer.from(unpacked.head)
+    let rest: ByteStream | undefined
+    const openRest = (offset: number): ByteStream =>
+      compression === 'zstd'
+        ? pool.decompress(unfinished, 'zstd', { offset })
+        : createFileStream(async () => openSync(unfinished, 'r'), { offset, end: narSize })
+    return {
+      recycle: chunk => void (chunk === head || rest?.recycle(chunk)),
+      destroy: () => rest?.destroy(),
+      async *[Symbol.asyncIterator]() {
+        yield head
+        rest = openRest(head.length)
+        yield* rest
+      },
+    }
+  }
 
   const judgeOne = async (unpacked: UnpackedPath): Promise<Judgement> => {
     const info = infoOf(unpacked)

@@ -13,6 +13,8 @@ import { ZSTD_SLICE_BYTES } from '../workers/zstd-nar.ts'
 export interface UnpackedPath extends ExportedPath {
   /** SHA-256. */
   readonly narHash: Uint8Array
+  /** The first bytes of the NAR, which tell a file from a folder. */
+  readonly head: Uint8Array
   /** The NAR file, not yet under a name of its own. */
   readonly unfinished: string
   readonly compression: Extract<Compression, 'none' | 'zstd'>
@@ -38,9 +40,13 @@ export class SpoolError extends Error {}
 /** NARs below this are stored as they are: a block of the disk is not less than that. */
 const PACK_FROM_BYTES = 4096
 
+/** The beginning of a NAR that is kept at hand. */
+const HEAD_BYTES = 128
+
 /** A NAR on its way to the disk. */
 interface Spooled {
   readonly file: string
+  head: Buffer
   readonly narHash: Digest
   readonly fileHash: Digest
   /** Undefined until the first bytes are written. */
@@ -60,7 +66,7 @@ export function createUnpacker(dir: string, prefix: string, storeDir: string): U
   const begin = (): Spooled => {
     const [narHash, fileHash] = [createHash('sha256'), createHash('sha256')]
     const file = join(dir, `${prefix}${++count}`)
-    return { file, narHash, fileHash, handle: undefined, fileSize: 0 }
+    return { file, head: Buffer.alloc(0), narHash, fileHash, handle: undefined, fileSize: 0 }
   }
 
   const put = (spooled: Spooled, bytes: Buffer): void => {
@@ -82,6 +88,10 @@ export function createUnpacker(dir: string, prefix: string, storeDir: string): U
 
   const nar = (bytes: Buffer): void => {
     current ??= begin()
+    const { head } = current
+    if (head.length < HEAD_BYTES) {
+      current.head = Buffer.concat([head, bytes.subarray(0, HEAD_BYTES - head.length)])
+    }
     current.narHash.update(bytes)
     for (let at = 0; at < bytes.length;) {
       const copied = bytes.copy(slice, filled, at)
@@ -100,6 +110,7 @@ export function createUnpacker(dir: string, prefix: string, storeDir: string): U
     whole.push({
       ...exported,
       narHash: spooled.narHash.digest(),
+      head: spooled.head,
       unfinished: spooled.file,
       compression: packed ? 'zstd' : 'none',
       fileHash: spooled.fileHash.digest(),
