@@ -13,10 +13,12 @@ import type { NarPool } from '../workers/nar-pool.ts'
 import { createDriveBook, statusOf, type DriveCounts } from './drive-book.ts'
 import type { Drive, Drives } from './drive.ts'
 import { createDriveUses } from './drive-uses.ts'
+import { ejectPlace } from './eject.ts'
+import { findDrive } from './find-drive.ts'
 import { adoptedId, identify } from './identity.ts'
 import { drivesOf, type Mount } from './mount-table.ts'
 import { openPlace, type Place } from './place.ts'
-import { flush, runProgram, unmount, type RunProgram } from './unmount.ts'
+import { runProgram, type RunProgram } from './unmount.ts'
 import { createMountWatch } from './watch.ts'
 
 /** How often places are looked at for what was written there, ms. */
@@ -177,18 +179,7 @@ export function createDrives(options: DrivesOptions): DrivesRoom {
     for (const place of places.values()) void place.look(true)
   }
 
-  const find = (wanted: string): Drive | undefined => {
-    const all = plugged()
-    const exact = all.find(({ id, name }) => id === wanted || name === wanted)
-    if (exact !== undefined || !wanted.startsWith('/')) return exact
-    const path = wanted.length > 1 ? wanted.replace(/\/+$/, '') : wanted
-    const sourceOf = (drive: Drive): string | undefined =>
-      [...places.values()].find(place => place.drives.includes(drive))?.mount.source
-    const isOn = (drive: Drive): boolean =>
-      [drive.dir, drive.mountPoint].some(dir => path === dir || path.startsWith(`${dir}/`)) ||
-      sourceOf(drive) === path
-    return all.filter(isOn).sort((a, b) => b.dir.length - a.dir.length)[0]
-  }
+  const find = (wanted: string): Drive | undefined => findDrive([...places.values()], wanted)
 
   /** The place of a folder: a mount of its own, wherever it is, or just a folder. */
   const folderMount = async (real: string): Promise<Mount> => {
@@ -221,24 +212,21 @@ export function createDrives(options: DrivesOptions): DrivesRoom {
   }
 
   const eject = async (wanted: string): Promise<EjectReply> => {
-    const drive = find(wanted) ?? fail('DRIVE_UNKNOWN', { name: wanted })
-    const entry = [...places].find(([, place]) => place.drives.includes(drive))
-    if (entry === undefined) return fail('DRIVE_UNKNOWN', { name: wanted })
+    const drive = find(wanted)
+    const entry = [...places].find(
+      ([, place]) => drive !== undefined && place.drives.includes(drive),
+    )
+    if (drive === undefined || entry === undefined) return fail('DRIVE_UNKNOWN', { name: wanted })
     const [key, place] = entry
-    const { id, name, mountPoint } = drive
-    for (const one of place.drives) events.emit('drive:leaving', one.id)
-    const users = await uses.finish(place.drives.map(one => one.id))
-    if (users.length > 0) fail('DRIVE_BUSY', { drive: name, problem: users.join(', ') })
-    done.add(key)
-    remove(key)
-    const unflushed = await flush(mountPoint, run)
-    const reply = { id, name, mountPoint }
-    if (place.mount.device === '') return { ...reply, unmounted: true }
-    const problem = await unmount(place.mount, run)
+    const reply = await ejectPlace({
+      ...{ drive, place, uses, events, run },
+      leave() {
+        done.add(key)
+        remove(key)
+      },
+    })
     watch.look()
-    if (problem === undefined) return { ...reply, unmounted: true }
-    const first = unflushed === undefined ? '' : `what waits could not be written (${unflushed}); `
-    return { ...reply, unmounted: false, hint: `${first}run: umount ${mountPoint} (${problem})` }
+    return reply
   }
 
   return {
