@@ -43,6 +43,7 @@ export async function openDriveRooms(parts: DriveParts): Promise<DriveRooms> {
   const drives = createDrives({
     ...config.drives,
     ...{ stateDir: config.stateDir, hostName: config.hostName, storeDir: config.store.dir },
+    own: [config.cache.dir, ...config.cache.extraDirs],
     ...{ events, pool: parts.pool, holders: parts.holders, rows: catalog.drives, keys: parts.keys },
     counts: holderId => catalog.holders.list().find(({ id }) => id === holderId) ?? {},
   })

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { existsSync, rmSync } from 'node:fs'
 import { access, constants, realpath, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { fail, problemOf } from '../../protocol/errors.ts'
 import type { EjectReply } from '../../protocol/api-drives.ts'
 import type { Problem } from '../../protocol/api.ts'
@@ -34,6 +34,8 @@ export interface DrivesOptions {
   /** `drives` of the configuration. */
   readonly watch: boolean
   readonly under: readonly string[]
+  /** Folders of this host's own caches: on whatever disk they are, they are no drives. */
+  readonly own?: readonly string[] | undefined
   readonly stateDir: string
   readonly hostName: string
   readonly storeDir: string
@@ -109,6 +111,7 @@ export function createDrives(options: DrivesOptions): DrivesRoom {
     const isMounted = mount.device !== ''
     const place = openPlace({
       ...{ mount, adopted, keys: options.keys, onCame, onWent },
+      isTaken: dir => options.own?.some(own => resolve(own) === dir) === true,
       identify: async files =>
         isMounted ? files.run(() => identify(mount)) : { id: adoptedId(mount.mountPoint) },
       uniqueId(id) {

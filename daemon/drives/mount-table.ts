@@ -56,6 +56,10 @@ export function parseMountTable(text: string): Mount[] {
 const isBelow = (path: string, folder: string): boolean =>
   path.startsWith(folder === '/' ? '/' : `${folder}/`)
 
+/** A drive mounted at the folder itself counts too, but the root is nobody's drive. */
+const isUnder = (path: string, folder: string): boolean =>
+  isBelow(path, folder) || (path === folder && path !== '/')
+
 /** Whether one root of a file system holds the other. */
 const holds = (root: string, other: string): boolean => root === other || isBelow(other, root)
 
@@ -77,7 +81,7 @@ const NEVER_DRIVES: ReadonlySet<string> = new Set([
 ])
 
 /**
- * The mounts that may be drives: below one of the folders (nested as deep as one likes), and each file system once however
+ * The mounts that may be drives: at or below one of the folders (as deep as one likes), and each file system once however
  * often it is mounted or bound: where most of it is seen, and of those the oldest mount. What is mounted over another at the
  * same place hides it.
  */
@@ -86,7 +90,7 @@ export function drivesOf(mounts: readonly Mount[], under: readonly string[]): Mo
   for (const mount of mounts) visible.set(mount.mountPoint, mount)
   const found = [...visible.values()].filter(
     ({ mountPoint, fsType }) =>
-      !NEVER_DRIVES.has(fsType) && under.some(folder => isBelow(mountPoint, folder)),
+      !NEVER_DRIVES.has(fsType) && under.some(folder => isUnder(mountPoint, folder)),
   )
   found.sort((a, b) => a.root.length - b.root.length || a.id - b.id)
   const drives: Mount[] = []

@@ -14,6 +14,8 @@ export interface PlaceParts {
   identify(files: DriveFiles): Promise<DriveIdentity>
   /** Public keys whose manifests are believed. */
   keys(): readonly string[]
+  /** A folder that is used otherwise: no drive. */
+  isTaken(dir: string): boolean
   /** No two places that are there have one id: a drive may have been copied bit by bit. */
   uniqueId(id: string): string
   nameOf(id: string, wish: string): string
@@ -61,13 +63,16 @@ export function openPlace(parts: PlaceParts): Place {
   let ended = false
   let looking: Promise<void> | undefined
 
+  const dirOf = (folder: string): string =>
+    folder === '' ? mount.mountPoint : join(mount.mountPoint, folder)
+
   const driveOf = (place: FoundPlace, { id: base, label }: DriveIdentity): Drive => {
     const { folder, contents, problems } = place
     const id = folder === '' ? base : `${base}/${folder}`
     const last = basename(mount.mountPoint)
     const whole = label ?? contents.shipment?.manifest.name ?? last
     const name = parts.nameOf(id, folder === '' ? whole : `${whole}/${folder}`)
-    const dir = folder === '' ? mount.mountPoint : join(mount.mountPoint, folder)
+    const dir = dirOf(folder)
     return {
       ...{ id, name, label, dir, adopted, contents, problems },
       mountPoint: mount.mountPoint,
@@ -116,7 +121,8 @@ export function openPlace(parts: PlaceParts): Place {
     void watchHolder(folder, drive)
   }
 
-  const apply = async ({ places }: Found, who: DriveIdentity): Promise<void> => {
+  const apply = async (found: Found, who: DriveIdentity): Promise<void> => {
+    const places = found.places.filter(({ folder }) => !parts.isTaken(dirOf(folder)))
     const isBlank = places.length === 0 && (adopted || mount.source.startsWith('/dev/'))
     const blank: FoundPlace = { folder: '', contents: { cache: false, archives: [] }, problems: [] }
     const now = isBlank ? [blank] : places
@@ -129,7 +135,10 @@ export function openPlace(parts: PlaceParts): Place {
   }
 
   const lookOnce = async (anew: boolean): Promise<void> => {
-    if (files.isStuck) return
+    if (files.isStuck) {
+      problem ??= 'it does not answer'
+      return
+    }
     try {
       const who = identity ?? (await parts.identify(files))
       identity ??= { ...who, id: parts.uniqueId(who.id) }

@@ -280,6 +280,16 @@ t.test('a folder named by hand', async t => {
   }
 })
 
+t.test('this host’s own cache on a disk below', async t => {
+  const own = join(tempDir(t, 'own'), 'cache')
+  writeAt(own)
+  const { drives, table } = await rig(t, { own: [own], under: [join(own, '..', '..')] })
+  table.set(own, { id: 1, source: 'tmpfs' })
+  table.set(join(own, '..'), { id: 2, source: 'tmpfs' })
+  await drives.idle()
+  t.same(drives.plugged(), [])
+})
+
 t.test('a cache of another store', async t => {
   const { top, drives, mount } = await rig(t)
   const dir = writeAt(join(top, 'STICK'))

@@ -43,7 +43,7 @@ t.test('lines', async t => {
 t.test('what may be a drive', async t => {
   const cases: readonly (readonly [what: string, text: string, expected: readonly string[]])[] = [
     ['below a folder, however deep', line(1, '8:1', '/run/media/ada/X'), ['/run/media/ada/X']],
-    ['the folder itself', line(1, '8:1', '/mnt'), []],
+    ['the folder itself', line(1, '8:1', '/mnt'), ['/mnt']],
     ['beside it', line(1, '8:1', '/mnt2/x') + line(2, '8:2', '/srv/mnt/x'), []],
     ['the kernel’s own', line(1, '0:5', '/mnt/proc', { fsType: 'proc' }), []],
     ['an automounter', line(1, '0:5', '/mnt/net', { fsType: 'autofs' }), []],
@@ -74,7 +74,8 @@ t.test('what may be a drive', async t => {
     UNDER,
   )
   t.equal(top?.fsType, 'vfat')
-  t.same(pointsOf(line(1, '8:1', '/anything'), ['/']), ['/anything'], 'below the root is anywhere')
+  const anywhere = line(1, '8:1', '/') + line(2, '8:2', '/anything')
+  t.same(pointsOf(anywhere, ['/']), ['/anything'], 'below the root is anywhere')
 })
 
 t.test('the kernel’s own table', async t => {
