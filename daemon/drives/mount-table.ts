@@ -58,7 +58,7 @@ const isBelow = (path: string, folder: string): boolean =>
 
 /** A drive mounted at the folder itself counts too, but the root is nobody's drive. */
 const isUnder = (path: string, folder: string): boolean =>
-  isBelow(path, folder) || (path === folder && path !== '/')
+  path !== '/' && (isBelow(path, folder) || path === folder)
 
 /** Whether one root of a file system holds the other. */
 const holds = (root: string, other: string): boolean => root === other || isBelow(other, root)
